@@ -1,0 +1,1 @@
+"""How many replicas of which model on which hardware: observe, forecast, plan, actuate."""

@@ -1,0 +1,1 @@
+"""What can serve: replicas, their engines, their load and their capacity."""

@@ -1,0 +1,140 @@
+"""How does a replica come into service, stay, and leave without losing a call?
+
+It serves -> it has a lease with heartbeats -> (stop, removal, or its process ends) -> it drains ->
+nothing runs -> the lease is given up -> its process is ended.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import aiohttp
+from redis.exceptions import RedisError
+
+from backends.clock import Clock, SystemClock
+from backends.fleet import Replica
+from backends.launch import (
+    Launched,
+    LaunchFailed,
+    LaunchGivenUp,
+    LaunchSpec,
+    Progress,
+    launched,
+)
+from backends.lease import LEASE_S, Lease, leased
+from backends.sglang import LOADS_PATH, parse_loads
+from backends.store import connect
+
+# Gateways read the registry every half second; a call that was routed before has arrived by then.
+_SETTLE_S = 2.0
+_LOOK_EVERY_S = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+async def serve_replica(
+    spec: LaunchSpec | None,
+    replicas: Sequence[Replica],
+    store_url: str,
+    *,
+    stop: asyncio.Event,
+    drain_within_s: float = 600.0,
+    lease_s: float = LEASE_S,
+    on_progress: Progress | None = None,
+    on_ready: Callable[[], None] | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Start the process of `spec` (None: it runs elsewhere, or is ours), hold its replicas' leases.
+
+    `on_ready` is called when the process serves and the leases were asked for; whether calls come
+    is for the gateways' probes to say. Returns after `stop` was set or an operator has removed all
+    of the replicas: they take nothing new, finish what they have within `drain_within_s`, give
+    their leases up, and the process is ended. Cancel to skip that. Raises LaunchFailed if the
+    process would not start or ended by itself.
+    """
+    time = clock or SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        process: Launched | None = None
+        if spec is not None:
+            start = launched(spec, on_progress=on_progress, give_up=stop, clock=time)
+            try:
+                process = await stack.enter_async_context(start)
+            except LaunchGivenUp:
+                return
+        store = connect(store_url)
+        stack.push_async_callback(store.aclose)
+        lease = await stack.enter_async_context(leased(store, replicas, lease_s=lease_s))
+        if on_ready is not None:
+            on_ready()
+        await _first_of(stop.wait(), lease.all_removed.wait(), _end(process))
+        if process is not None and process.returncode is not None:
+            raise LaunchFailed(
+                f"{process.spec.name} ended with status {process.returncode}; its log"
+                f" ({process.spec.log_path}) ends:\n{process.log_tail()}"
+            )
+        await _drain(lease, replicas, process, drain_within_s, time)
+
+
+async def _drain(
+    lease: Lease,
+    replicas: Sequence[Replica],
+    process: Launched | None,
+    within_s: float,
+    clock: Clock,
+) -> None:
+    """Take nothing new, and wait until nothing runs (or the process is gone, or time is up)."""
+    try:
+        await lease.drain()
+    except RedisError as error:
+        _log.warning("draining could not be told to the registry yet: %s", error)
+    give_up_at = clock.monotonic() + within_s
+    await clock.sleep(min(_SETTLE_S, within_s))
+    busy = list(replicas)
+    timeout = aiohttp.ClientTimeout(total=2.0)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        while busy and clock.monotonic() < give_up_at:
+            if process is not None and process.returncode is not None:
+                return
+            work = await asyncio.gather(*(_work(session, each) for each in busy))
+            busy = [r for r, count in zip(busy, work, strict=True) if count]
+            if busy:
+                await clock.sleep(_LOOK_EVERY_S)
+    if busy:
+        _log.warning("%d replicas still had work after %.0f s of draining", len(busy), within_s)
+
+
+async def _work(session: aiohttp.ClientSession, replica: Replica) -> int:
+    """Count what runs and waits on a replica; 0 where it does not listen or cannot say.
+
+    One that is only slow to answer counts as busy.
+    """
+    key = replica.api_key
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    try:
+        async with session.get(replica.url.rstrip("/") + LOADS_PATH, headers=headers) as answer:
+            if answer.status != 200:
+                return 0
+            load = parse_loads(await answer.read(), now=0.0)
+            return 1 if load is None else load.running + load.waiting
+    except TimeoutError:
+        return 1
+    except (aiohttp.ClientError, OSError):
+        return 0
+
+
+async def _end(process: Launched | None) -> None:
+    if process is None:
+        await asyncio.Event().wait()
+    else:
+        await process.wait()
+
+
+async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

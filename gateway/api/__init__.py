@@ -1,0 +1,1 @@
+"""The surface: one module per resource of the API."""

@@ -1,0 +1,260 @@
+"""How does a request become a call, and a call an answer? One path for every inference route.
+
+A route gives a `Surface`: how it reads its body into a `Draft` and how it words a refusal. All
+else is here: the key, the body's bounds, the class, the deadline, and the caller who hangs up.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.call import Call, Operation, Principal
+from gateway.classes import place
+from gateway.errors import (
+    BodyTooLarge,
+    Draining,
+    GatewayError,
+    ModelNotFound,
+    RequestTimeout,
+    StreamBroken,
+    UnsupportedMediaType,
+)
+from gateway.protocol import EXTENSION, DirectSink, GatewayProtocol
+from gateway.services import Services
+from gateway.sink import AsgiSink, Sink
+from gateway.wire.body import Body
+from gateway.wire.dialect import Dialect
+from gateway.wire.dialects import openai_refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a route has read: a call without its caller.
+
+    `path` is the engine's; `tier` what the caller asked for; `dialect` is made once the tier that
+    is served is known. `serve` stands in for the pipeline where the caller does not wait.
+    """
+
+    operation: Operation
+    path: str
+    model: str
+    body: Body
+    dialect: Callable[[str | None], Dialect]
+    stream: bool = False
+    tier: str | None = None
+    takes_rid: bool = True
+    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    serve: Callable[[Call, Sink], Awaitable[object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, with the headers of the request; what a route may look at besides the body."""
+
+    principal: Principal
+    headers: Mapping[str, str]
+    services: Services
+
+    def shown_model(self, model: str) -> str | None:
+        """The public name, where an engine of the pool knows the model by another."""
+        pool = self.services.registry.fleet.pool(model)
+        return model if any(s.replica.served_name for s in pool.standings) else None
+
+
+Read = Callable[[bytes, Asker], Awaitable[Draft]]
+Refuse = Callable[[GatewayError], tuple[bytes, Mapping[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One route's own part: reading a body, wording a refusal."""
+
+    read: Read
+    refuse: Refuse = openai_refusal
+
+
+class CallAnswer(Response):
+    """The answer to one inference request; all of its work happens while it is sent."""
+
+    def __init__(self, request: Request, surface: Surface) -> None:
+        self._request = request
+        self._surface = surface
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI: serve the call."""
+        services: Services = self._request.app.state.services
+        sink = _sink(scope, send)
+        services.lifecycle.in_flight += 1
+        try:
+            await self._serve(services, scope, receive, sink)
+        except StreamBroken:
+            return  # told in the stream
+        except GatewayError as error:
+            services.metrics.refusals.labels(error.code or "").inc()
+            await refuse(sink, error, self._surface.refuse)
+        except Exception:
+            structlog.get_logger("sluice").exception("bug", path=scope["path"])
+            if sink.started:
+                raise
+            await refuse(sink, GatewayError("Something went wrong here."), self._surface.refuse)
+        finally:
+            services.lifecycle.in_flight -= 1
+
+    async def _serve(self, services: Services, scope: Scope, receive: Receive, sink: Sink) -> None:
+        arrived = asyncio.get_running_loop().time()
+        headers = self._request.headers
+        principal = await identify(services, headers)
+        if services.lifecycle.draining:
+            raise Draining
+        raw = await read_body(services, headers, receive)
+        draft = await self._surface.read(raw, Asker(principal, headers, services))
+        call = make_call(services, principal, draft, headers, scope["sluice.id"], arrived)
+        with _Listening(scope, receive) as caller:
+            try:
+                await (draft.serve or services.pipeline.serve)(call, sink)
+            except asyncio.CancelledError:
+                if not caller.has_left:
+                    raise
+                task = asyncio.current_task()
+                if task is not None:
+                    task.uncancel()
+                if isinstance(sink, AsgiSink):
+                    sink.abandon()
+
+
+async def identify(services: Services, headers: Mapping[str, str]) -> Principal:
+    """Find out who calls, by `Authorization: Bearer` or Anthropic's `x-api-key`."""
+    authorization, api_key = headers.get("authorization"), headers.get("x-api-key")
+    return await services.authenticator.identify(
+        authorization.encode("latin-1") if authorization is not None else None,
+        api_key.encode("latin-1") if api_key is not None else None,
+    )
+
+
+async def read_body(services: Services, headers: Mapping[str, str], receive: Receive) -> bytes:
+    """Read a JSON body within the operator's bounds."""
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType("The content type must be application/json.")
+    limits = services.settings.limits
+    too_large = BodyTooLarge(f"Bodies are limited to {limits.body_bytes} bytes.")
+    declared = headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limits.body_bytes:
+        raise too_large
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestTimeout("The caller left before its request was complete.")
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > limits.body_bytes:
+                    raise too_large
+                pieces.append(piece)
+                if not message.get("more_body", False):
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    except TimeoutError:
+        raise RequestTimeout("The request's body did not arrive in time.") from None
+
+
+def make_call(
+    services: Services,
+    principal: Principal,
+    draft: Draft,
+    headers: Mapping[str, str],
+    request_id: str,
+    arrived: float,
+) -> Call:
+    """Put a draft under a promise. Raises ModelNotFound for a model that is not the caller's."""
+    settings = services.settings
+    known = draft.model in settings.models or draft.model in services.registry.fleet.pools
+    if not known or not principal.may_use_model(draft.model):
+        raise ModelNotFound(draft.model)
+    class_name, served_tier = place(draft.tier, principal, services.classes, settings.default_class)
+    patience_s = settings.timeouts.total_s
+    read_timeout = headers.get("x-stainless-read-timeout", "")
+    if not draft.stream and read_timeout.isdecimal() and int(read_timeout) > 1:
+        patience_s = min(patience_s, int(read_timeout) - 1)
+    return Call(
+        id=request_id,
+        key=uuid.uuid4().hex,
+        principal=principal,
+        operation=draft.operation,
+        path=draft.path,
+        model=draft.model,
+        body=draft.body,
+        dialect=draft.dialect(served_tier),
+        stream=draft.stream,
+        class_name=class_name,
+        arrived=arrived,
+        arrived_at=services.clock.now(),
+        deadline=arrived + patience_s,
+        traceparent=headers.get("traceparent"),
+        tracestate=headers.get("tracestate"),
+        takes_rid=draft.takes_rid,
+        attributes=draft.attributes,
+    )
+
+
+async def refuse(sink: Sink, error: GatewayError, words: Refuse = openai_refusal) -> None:
+    """Answer with an error."""
+    body, more = words(error)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *((k.encode(), v.encode()) for k, v in more.items()),
+    ]
+    await sink.start(error.status, headers)
+    await sink.finish(body)
+
+
+def _sink(scope: Scope, send: Send) -> Sink:
+    connection = (scope.get("extensions") or {}).get(EXTENSION)
+    return DirectSink(connection, send) if connection is not None else AsgiSink(send)
+
+
+class _Listening:
+    """Cancels the current task when its caller leaves; `has_left` tells why it was cancelled."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.has_left = False
+        self._connection: GatewayProtocol | None = (scope.get("extensions") or {}).get(EXTENSION)
+        self._receive = receive
+        self._listener: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task()
+
+    def __enter__(self) -> "_Listening":
+        if self._connection is None:
+            self._listener = asyncio.create_task(self._listen())
+        elif self._connection.transport.is_closing():
+            self._leave()
+        else:
+            self._connection.on_lost = self._leave
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.on_lost = None
+        if self._listener is not None:
+            self._listener.cancel()
+        self._task = None
+
+    def _leave(self) -> None:
+        self.has_left = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()

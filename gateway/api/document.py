@@ -1,0 +1,76 @@
+"""What does the OpenAPI document say of routes that FastAPI does not parse itself?"""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from gateway.wire.openai import Private
+
+_REF = "#/components/schemas/{name}"
+
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_ERROR = {
+    "description": "An error; `code` and the headers say what to do next.",
+    "content": {"application/json": {"schema": {"$ref": _REF.format(name="ErrorResponse")}}},
+}
+
+
+def described(kind: type[msgspec.Struct], *, streams: bool = False) -> dict[str, Any]:
+    """Give the `openapi_extra` of a route: its body by a struct, its answers, its errors."""
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}},
+        },
+        "responses": {"200": {"description": "The answer.", "content": content}, "default": _ERROR},
+        "x-sluice-struct": kind,
+    }
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """Give the app's document with the structs' schemas; made once, then kept by the app."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    document = FastAPI.openapi(app)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["ErrorResponse"] = ERROR_SCHEMA
+    structs = set()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            struct = operation.pop("x-sluice-struct", None)
+            if struct is not None:
+                structs.add(struct)
+            operation.setdefault("responses", {}).setdefault("default", _ERROR)
+            operation["responses"].pop("422", None)
+    _, components = msgspec.json.schema_components(
+        sorted(structs, key=lambda s: s.__name__), ref_template=_REF
+    )
+    for name, schema in components.items():
+        for private in Private.__struct_fields__:
+            schema.get("properties", {}).pop(private, None)
+        schemas[name] = schema
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}]
+    app.openapi_schema = document
+    return document

@@ -1,0 +1,59 @@
+"""Is this process alive, may traffic come, and what does it measure? No key is needed."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.services import Services
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health")
+@router.get("/livez")
+@router.get("/ping")
+async def live() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def ready(request: Request) -> Response:
+    """Say whether traffic should come: not while draining, and not before some replica is ready.
+
+    A lost store alone does not turn it off: known keys and replicas are still served.
+    """
+    services: Services = request.app.state.services
+    pools = services.registry.fleet.pools.values()
+    checks = {
+        "draining": services.lifecycle.draining,
+        "store": services.registry.store_ok,
+        "replicas": sum(len(pool.routable) for pool in pools),
+    }
+    is_ready = not checks["draining"] and bool(checks["replicas"])
+    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    return JSONResponse(body, status_code=200 if is_ready else 503)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Give the metrics in Prometheus' text format."""
+    services: Services = request.app.state.services
+    instruments = services.metrics
+    for model in services.models():
+        pool = services.registry.fleet.pool(model)
+        running = sum(services.ledger.running(s.replica.id) for s in pool.standings)
+        instruments.ready.labels(model).set(len(pool.routable))
+        instruments.running.labels(model).set(running)
+        instruments.waiting.labels(model).set(services.ledger.waiting(model))
+    return Response(generate_latest(instruments.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/version")
+async def show_version() -> dict[str, Any]:
+    """Name what runs here."""
+    return {"name": "sluice", "version": version("sluice")}

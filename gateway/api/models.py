@@ -1,0 +1,44 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`: what may this key use?"""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from gateway.api.calls import identify
+from gateway.errors import ModelNotFound
+from gateway.services import Services
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """List the models that the key may use."""
+    services: Services = request.app.state.services
+    principal = await identify(services, request.headers)
+    names = [m for m in services.models() if principal.may_use_model(m)]
+    return {"object": "list", "data": [_card(services, name) for name in names]}
+
+
+@router.get("/v1/models/{model:path}")
+async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
+    """Describe one model; an id with slashes may come percent-encoded."""
+    services: Services = request.app.state.services
+    principal = await identify(services, request.headers)
+    if model not in services.models() or not principal.may_use_model(model):
+        raise ModelNotFound(model)
+    return _card(services, model)
+
+
+def _card(services: Services, name: str) -> dict[str, Any]:
+    settings = services.settings.models.get(name)
+    card: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": int(services.lifecycle.started_at),
+        "owned_by": settings.owned_by if settings else "sluice",
+    }
+    if settings is not None and settings.context_length:
+        card["max_model_len"] = settings.context_length
+    return card

@@ -1,0 +1,91 @@
+"""Routes that are passed on as they are: embeddings, Anthropic's messages, and SGLang's own."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.calls import Asker, CallAnswer, Draft, Read, Surface
+from gateway.api.document import described
+from gateway.call import Operation
+from gateway.wire.body import Body
+from gateway.wire.dialect import Dialect
+from gateway.wire.dialects import (
+    AnthropicDialect,
+    EmbeddingsDialect,
+    VerbatimDialect,
+)
+from gateway.wire.openai import EmbeddingsRequest, ModelOnly, decode
+
+EMBEDDINGS_PATH = "/v1/embeddings"
+# SGLang 0.5.23 answers these on the same paths.
+OTHER = {
+    "/v1/rerank": Operation.RERANK,
+    "/v1/score": Operation.SCORE,
+    "/v1/classify": Operation.CLASSIFY,
+    "/v1/tokenize": Operation.TOKENIZE,
+    "/v1/detokenize": Operation.DETOKENIZE,
+}
+
+
+async def read_embeddings(raw: bytes, asker: Asker) -> Draft:
+    """Read the body of an embeddings request."""
+    request = decode(raw, EmbeddingsRequest)
+    as_base64 = request.encoding_format == "base64"
+    shown_model = asker.shown_model(request.model)
+    return Draft(
+        operation=Operation.EMBEDDINGS,
+        path=EMBEDDINGS_PATH,
+        model=request.model,
+        body=_cleaned(raw, request.named()),
+        dialect=lambda _: EmbeddingsDialect(as_base64=as_base64, shown_model=shown_model),
+        tier=request.service_tier,
+    )
+
+
+def reader(path: str, operation: Operation, dialect: Callable[[], Dialect]) -> Read:
+    """Give the reading of a route of which only the model and the stream flag are looked at."""
+
+    async def read(raw: bytes, asker: Asker) -> Draft:
+        request = decode(raw, ModelOnly)
+        return Draft(
+            operation=operation,
+            path=path,
+            model=request.model,
+            body=_cleaned(raw, request.named()),
+            dialect=lambda _: dialect(),
+            stream=bool(request.stream),
+            takes_rid=False,
+        )
+
+    return read
+
+
+def passthrough_router() -> APIRouter:
+    """Make the routes."""
+    router = APIRouter(tags=["inference"])
+    openai = VerbatimDialect
+    _add(router, EMBEDDINGS_PATH, Surface(read_embeddings), described(EmbeddingsRequest))
+    for path, operation in OTHER.items():
+        _add(router, path, Surface(reader(path, operation, openai)), described(ModelOnly))
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        read = reader(path, Operation.CHAT, AnthropicDialect)
+        surface = Surface(read, AnthropicDialect().refusal)
+        _add(router, path, surface, described(ModelOnly, streams=path == "/v1/messages"))
+    return router
+
+
+def _add(router: APIRouter, path: str, surface: Surface, extra: dict[str, object]) -> None:
+    async def endpoint(request: Request) -> Response:
+        return CallAnswer(request, surface)
+
+    name = path.removeprefix("/v1/").replace("/", "_")
+    router.add_api_route(
+        path, endpoint, methods=["POST"], name=f"create_{name}", openapi_extra=extra,
+        operation_id=f"create_{name}", summary=f"{name.replace('_', ' ').capitalize()}.",
+    )  # fmt: skip
+
+
+def _cleaned(raw: bytes, private: frozenset[str]) -> Body:
+    return Body(raw).without(private) if private else Body(raw)

@@ -1,0 +1,81 @@
+"""How does every failure inside a FastAPI application become OpenAI's error envelope?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from gateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    UnknownUrl,
+    envelope,
+    headers,
+)
+
+_log = structlog.get_logger("api")
+
+
+def answer(error: GatewayError) -> JSONResponse:
+    """Say an error over HTTP."""
+    return JSONResponse(envelope(error), status_code=error.status, headers=dict(headers(error)))
+
+
+def of_http_exception(error: HTTPException, method: str, path: str) -> GatewayError:
+    """Say what the framework raised by itself (unknown routes and methods) in our words."""
+    match error.status_code:
+        case 404:
+            return UnknownUrl(method, path)
+        case 405:
+            return MethodNotAllowed(f"Not allowed to {method} on {path[:200]}")
+        case status if 400 <= status < 500:
+            return InvalidRequest(str(error.detail))
+    return GatewayError("The server had an error while processing your request.")
+
+
+def of_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
+    """Say the first of pydantic's errors; `param` is its field, as in `messages[0].role`."""
+    first = errors[0]
+    where = [part for part in first["loc"] if part not in {"body", "query", "path"}]
+    param = ""
+    for part in where:
+        param += f"[{part}]" if isinstance(part, int) else f"{'.' if param else ''}{part}"
+    kind = str(first["type"])
+    if kind == "json_invalid":
+        return InvalidRequest("The body is not valid JSON.", code="invalid_json")
+    if kind == "missing":
+        text = f"Missing required parameter: '{param}'." if param else "A JSON body is required."
+        return InvalidRequest(text, param=param or None, code="missing_required_parameter")
+    code = "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_value"
+    if kind == "extra_forbidden":
+        return InvalidRequest(
+            f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter"
+        )
+    return InvalidRequest(f"Invalid '{param}': {first['msg']}", param=param or None, code=code)
+
+
+def install(app: FastAPI) -> None:
+    """Have the application answer every failure in the envelope, a bug with 500 and no detail."""
+
+    @app.exception_handler(GatewayError)
+    async def refused(_: Request, error: GatewayError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(of_validation(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def raised(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(of_http_exception(error, request.method, request.url.path))
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        _log.error("unhandled", path=request.url.path, exc_info=error)
+        return answer(GatewayError("The server had an error while processing your request."))

@@ -1,0 +1,20 @@
+"""Which version is installed?"""
+
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print it."""
+    argparse.ArgumentParser(prog="sluice version", description=__doc__).parse_args(arguments)
+    print(installed())
+    return 0
+
+
+def installed() -> str:
+    """Give the version of the distribution, `unknown` in a tree that was never installed."""
+    try:
+        return version("sluice")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,39 @@
+"""What is done to every request and answer, whatever its route? Pure ASGI only."""
+
+import asyncio
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class RequestId:
+    """Gives each request an id and tells it, with the time until the answer began.
+
+    The id is always ours: it names the call in logs, traces and explanations, so a caller may not
+    choose it. `scope["sluice.id"]` holds it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        request_id = f"req_{uuid.uuid4().hex}"
+        scope["sluice.id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                took_ms = b"%d" % ((loop.time() - began) * 1e3)
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-processing-ms", took_ms),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,1 @@
+"""What waits: calls for a slot on a replica."""

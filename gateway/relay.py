@@ -1,0 +1,347 @@
+"""How do an engine's bytes become a caller's answer, and what happens when either side leaves?
+
+One attempt on one replica: the first frame is read before anything is answered, since SGLang
+reports a full queue inside a stream that began with 200. Then bytes go from the replica's socket
+to the sink in one call each, and back-pressure goes the other way.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backends.fleet import Replica
+from backends.health import CallOutcome, outcome_of_status
+from backends.sglang import ABORT_PATH, abort_body, error_of
+from gateway.call import Call, Receipt
+from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
+from gateway.sink import Sink
+from gateway.upstream import Exchange, Head, UpstreamLost, Upstreams
+from gateway.wire.dialect import EngineSaidNo, StreamEditor
+from gateway.wire.errors import may_try_another, translate
+
+MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
+MAX_ERROR_BYTES = 1024 * 1024
+LET_END_S = 2.0
+
+
+class AttemptFailed(Exception):
+    """Nothing has reached the caller; `again` says whether another attempt may do better.
+
+    `blames_replica` False: the same replica may be tried again.
+    """
+
+    def __init__(self, error: GatewayError, *, again: bool, blames_replica: bool = True) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.again = again
+        self.blames_replica = blames_replica
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an attempt waits, in seconds: for a connection, a first byte, the next byte."""
+
+    connect_s: float
+    first_byte_s: float
+    between_bytes_s: float
+
+
+class Relay:
+    """Forwards calls to replicas. `report` hears what each attempt tells of its replica."""
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        patience: Patience,
+        *,
+        report: Callable[[str, CallOutcome], None],
+    ) -> None:
+        self._upstreams = upstreams
+        self._patience = patience
+        self._report = report
+        self._cancels: set[asyncio.Task[None]] = set()
+
+    @property
+    def open_cancels(self) -> int:
+        """Cancellations that are still on their way to a replica."""
+        return len(self._cancels)
+
+    async def forward(
+        self, call: Call, replica: Replica, sink: Sink, receipt: Receipt, headers: bytes
+    ) -> None:
+        """Do one attempt; raises AttemptFailed if nothing has reached the caller.
+
+        An error after the first byte is told in the stream and by StreamBroken. A cancelled
+        attempt ends the engine's work: the connection closes, and the call's rid is aborted.
+        """
+        rid = uuid.uuid4().hex
+        exchange: Exchange | None = None
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                exchange = await self._open(call, replica, rid, headers)
+                head = await self._head(exchange, replica)
+                if head.status != 200:
+                    raise await self._refused(exchange, head, replica)
+                begun: _Stream | bytes
+                if call.stream and head.is_stream:
+                    begun = await self._first_frame(call, exchange, replica, sink, receipt)
+                else:
+                    begun = await self._document(call, exchange, replica, receipt)
+            if isinstance(begun, _Stream):
+                await self._pump(begun, replica, sink, receipt)
+            else:
+                await _send_document(begun, sink, receipt)
+        except TimeoutError:
+            self._stop(exchange, replica, call, rid)
+            late = DeadlineExceeded("The answer did not come in time.")
+            raise AttemptFailed(late, again=False) from None
+        except BaseException:
+            self._stop(exchange, replica, call, rid)
+            raise
+
+    async def _open(self, call: Call, replica: Replica, rid: str, headers: bytes) -> Exchange:
+        body = engine_body(call, replica, rid)
+        try:
+            return await self._upstreams.of(replica).request(
+                b"POST", call.path, headers, body, connect_s=self._patience.connect_s
+            )
+        except (UpstreamLost, TimeoutError) as error:
+            self._report(replica.id, CallOutcome.CONNECT_FAILED)
+            raise AttemptFailed(EngineFailed("No connection to a replica."), again=True) from error
+
+    async def _head(self, exchange: Exchange, replica: Replica) -> Head:
+        try:
+            async with asyncio.timeout(self._patience.first_byte_s):
+                return await exchange.head
+        except UpstreamLost as error:
+            raise self._lost(error, replica) from error
+        except TimeoutError:
+            self._report(replica.id, CallOutcome.FIRST_BYTE_TIMEOUT)
+            late = DeadlineExceeded("The engine did not begin to answer in time.")
+            raise AttemptFailed(late, again=True) from None
+
+    def _lost(self, error: UpstreamLost, replica: Replica) -> AttemptFailed:
+        # A pooled connection may be closed by an idle replica just as it is used: no fault.
+        if not error.reused:
+            self._report(replica.id, CallOutcome.BROKEN_STREAM)
+        closed = EngineFailed("The replica closed the connection.")
+        return AttemptFailed(closed, again=True, blames_replica=not error.reused)
+
+    async def _refused(self, exchange: Exchange, head: Head, replica: Replica) -> AttemptFailed:
+        try:
+            async with asyncio.timeout(self._patience.between_bytes_s):
+                body = await exchange.read(MAX_ERROR_BYTES)
+        except UpstreamLost as lost:
+            return self._lost(lost, replica)
+        self._report(replica.id, outcome_of_status(head.status))
+        error = translate(error_of(head.status, body))
+        return AttemptFailed(error, again=may_try_another(error))
+
+    async def _document(
+        self, call: Call, exchange: Exchange, replica: Replica, receipt: Receipt
+    ) -> bytes:
+        try:
+            raw = await exchange.read(MAX_DOCUMENT_BYTES)
+            body, usage, reasons = await call.dialect.document(raw)
+        except UpstreamLost as error:
+            raise self._lost(error, replica) from error
+        except EngineSaidNo as no:
+            raise AttemptFailed(no.error, again=may_try_another(no.error)) from no
+        self._report(replica.id, CallOutcome.OK)
+        receipt.usage, receipt.finish_reasons = usage, reasons
+        return body
+
+    async def _first_frame(
+        self, call: Call, exchange: Exchange, replica: Replica, sink: Sink, receipt: Receipt
+    ) -> "_Stream":
+        stream = _Stream(
+            call.dialect.editor(),
+            exchange,
+            sink,
+            receipt,
+            between_bytes_s=self._patience.between_bytes_s,
+            deadline=call.deadline,
+        )
+        try:
+            async with asyncio.timeout(self._patience.first_byte_s):
+                await stream.gate
+        except EngineSaidNo as no:
+            raise AttemptFailed(no.error, again=may_try_another(no.error)) from no
+        except UpstreamLost as error:
+            raise self._lost(error, replica) from error
+        except TimeoutError:
+            self._report(replica.id, CallOutcome.FIRST_BYTE_TIMEOUT)
+            late = DeadlineExceeded("The engine did not begin to answer in time.")
+            raise AttemptFailed(late, again=True) from None
+        return stream
+
+    async def _pump(
+        self, stream: "_Stream", replica: Replica, sink: Sink, receipt: Receipt
+    ) -> None:
+        editor, exchange = stream.editor, stream.exchange
+        receipt.status = 200
+        try:
+            await sink.start(200, STREAM_HEADERS)
+            sink.feed_from(exchange)
+            stream.open()
+            await stream.done
+            tail = await editor.close()
+        except (EngineSaidNo, UpstreamLost) as error:
+            if isinstance(error, UpstreamLost):
+                self._report(replica.id, CallOutcome.BROKEN_STREAM)
+            broken = StreamBroken("The engine stopped before the answer was complete.")
+            stream.stop()
+            await sink.finish(editor.failure(broken))
+            raise broken from error
+        finally:
+            stream.stop()
+            sink.feed_from(None)
+            receipt.usage, receipt.finish_reasons = editor.usage, editor.finish_reasons
+        self._report(replica.id, CallOutcome.OK)
+        exchange.let_end(asyncio.get_running_loop(), LET_END_S)
+        await sink.finish(tail)
+
+    def _stop(self, exchange: Exchange | None, replica: Replica, call: Call, rid: str) -> None:
+        if exchange is None or exchange.done.done():
+            return
+        exchange.abort()
+        if call.takes_rid:
+            task = asyncio.create_task(self._cancel(replica, rid))
+            self._cancels.add(task)
+            task.add_done_callback(self._cancels.discard)
+
+    async def _cancel(self, replica: Replica, rid: str) -> None:
+        """Abort a rid on its engine, which by itself sees a caller leave only at a 4 s poll."""
+        try:
+            async with asyncio.timeout(10):
+                exchange = await self._upstreams.of(replica).request(
+                    b"POST",
+                    ABORT_PATH,
+                    engine_headers(replica),
+                    abort_body(rid),
+                    connect_s=self._patience.connect_s,
+                )
+                await exchange.done
+        except (UpstreamLost, TimeoutError):
+            return  # the closed connection has told it already; a dead engine needs no telling
+
+
+class _Stream:
+    """The per-chunk path of one stream: bytes in, frames out, no task in between.
+
+    `gate` is done when the first frame that counts is there; `done` when the engine has ended.
+    """
+
+    def __init__(
+        self,
+        editor: StreamEditor,
+        exchange: Exchange,
+        sink: Sink,
+        receipt: Receipt,
+        *,
+        between_bytes_s: float,
+        deadline: float,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.editor = editor
+        self.exchange = exchange
+        self._sink = sink
+        self._receipt = receipt
+        self._between_bytes_s = between_bytes_s
+        self._deadline = deadline
+        self._held: list[bytes] = []
+        self._is_open = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.gate: asyncio.Future[None] = self._loop.create_future()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        exchange.attach(self._take)
+        exchange.done.add_done_callback(self._ended)
+
+    def open(self) -> None:
+        """Let bytes through to the sink, first those that were held."""
+        self._is_open = True
+        if self._held:
+            self._sink.write(b"".join(self._held))
+            self._held.clear()
+        self._watch()
+
+    def stop(self) -> None:
+        """Let nothing through any more."""
+        self._is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _take(self, data: bytes) -> None:
+        receipt = self._receipt
+        receipt.last_byte = self._loop.time()
+        receipt.chunks += 1
+        try:
+            out = self.editor.feed(data)
+        except EngineSaidNo as no:
+            return self._fail(no)
+        if out:
+            if self._is_open:
+                self._sink.write(out)
+            else:
+                self._held.append(out)
+        if self.editor.started and not self.gate.done():
+            receipt.first_byte = receipt.last_byte
+            self.gate.set_result(None)
+        if self.editor.ended and not self.done.done():
+            self.done.set_result(None)
+        return None
+
+    def _ended(self, done: "asyncio.Future[None]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._fail(error)
+        elif not self.editor.ended:
+            self._fail(UpstreamLost("the stream ended before its last frame"))
+
+    def _fail(self, error: BaseException) -> None:
+        for future in (self.gate, self.done):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: only one of the two is awaited
+
+    def _watch(self) -> None:
+        """Look again whenever the stream could have become too silent or too old."""
+        now = self._loop.time()
+        due = min((self._receipt.last_byte or now) + self._between_bytes_s, self._deadline)
+        if due <= now:
+            self._fail(UpstreamLost("the stream fell silent or took too long"))
+        elif not self.done.done():
+            self._timer = self._loop.call_at(due, self._watch)
+
+
+async def _send_document(document: bytes, sink: Sink, receipt: Receipt) -> None:
+    receipt.first_byte = receipt.last_byte = asyncio.get_running_loop().time()
+    receipt.status = 200
+    length = str(len(document)).encode()
+    await sink.start(200, ((b"content-type", b"application/json"), (b"content-length", length)))
+    await sink.finish(document)
+
+
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+def engine_headers(replica: Replica, *more: tuple[bytes, bytes]) -> bytes:
+    """Give the header lines that every request to an engine has, and `more`."""
+    lines = [b"content-type: application/json\r\n"]
+    if replica.api_key is not None:
+        lines.append(b"authorization: Bearer %b\r\n" % replica.api_key.encode())
+    lines += [b"%b: %b\r\n" % pair for pair in more]
+    return b"".join(lines)
+
+
+def engine_body(call: Call, replica: Replica, rid: str) -> bytes:
+    """Give the body of one attempt: with its rid, and the model as this engine knows it."""
+    body, more = call.body, {"rid": rid} if call.takes_rid else {}
+    if replica.served_name is not None:
+        body, more = body.without({"model"}), {**more, "model": replica.served_name}
+    return body.encode(**more)

@@ -1,0 +1,1 @@
+"""Which replicas may serve a call, and in which order of preference?"""

@@ -1,0 +1,56 @@
+"""What does one gateway process hold? Built once by the composition root, handed to the routes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from backends.clock import Clock
+from backends.probe import Prober
+from backends.registry import Registry
+from backends.slo import Class
+from gateway.auth import Authenticator
+from gateway.keys import KeyStore
+from gateway.pipeline import Pipeline
+from gateway.queue.memory import MemoryLedger
+from gateway.relay import Relay
+from gateway.responses_background import ResponseRuns
+from gateway.settings import Settings
+from gateway.tasks import Background
+from gateway.telemetry import Metrics
+from gateway.upstream import Upstreams
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Whether this process still takes new calls, and how many it serves."""
+
+    started_at: float
+    draining: bool = False
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that routes need, by name."""
+
+    settings: Settings
+    clock: Clock
+    redis: Redis
+    registry: Registry
+    prober: Prober
+    keys: KeyStore
+    authenticator: Authenticator
+    upstreams: Upstreams
+    ledger: MemoryLedger
+    relay: Relay
+    pipeline: Pipeline
+    metrics: Metrics
+    classes: Mapping[str, Class]
+    background: Background
+    responses: ResponseRuns
+    lifecycle: Lifecycle
+
+    def models(self) -> list[str]:
+        """The public ids of all models: configured, or served by somebody."""
+        return sorted({*self.settings.models, *self.registry.fleet.pools})

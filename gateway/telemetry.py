@@ -1,0 +1,136 @@
+"""What do operators see of calls: metrics, spans and log lines, and never a prompt?"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# Buckets of OpenTelemetry's GenAI conventions, with longer ones for waiting and video.
+DURATION_S = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+    160, 320, 640, 1280, 2560,
+)  # fmt: skip
+TTFT_S = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.45, 0.5, 0.75, 1, 2, 2.5, 3, 5, 7.5,
+    10, 30,
+)  # fmt: skip
+TPOT_S = (0.005, 0.01, 0.015, 0.025, 0.04, 0.05, 0.075, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)  # fmt: skip  # noqa: E501
+TOKENS = tuple(4**n for n in range(14))
+QUEUE_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The instruments of one process, on a registry of their own."""
+
+    registry: CollectorRegistry
+    calls: Counter
+    duration: Histogram
+    ttft: Histogram
+    tpot: Histogram
+    tokens: Histogram
+    queue: Histogram
+    attempts: Counter
+    waiting: Gauge
+    running: Gauge
+    ready: Gauge
+    refusals: Counter
+
+    @classmethod
+    def create(cls) -> "Metrics":
+        """Make all instruments; names are OpenTelemetry's where it has one."""
+        registry = CollectorRegistry()
+        by = ["gen_ai_operation_name", "gen_ai_request_model", "sluice_class"]
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *more: str) -> Histogram:
+            return Histogram(name, text, [*by, *more], buckets=buckets, registry=registry)
+
+        return cls(
+            registry=registry,
+            calls=Counter(
+                "sluice_calls", "Calls by how they ended.", [*by, "outcome"], registry=registry
+            ),
+            duration=histogram(
+                "gen_ai_server_request_duration_seconds", "From arrival to the last byte.",
+                DURATION_S, "error_type",
+            ),
+            ttft=histogram(
+                "gen_ai_server_time_to_first_token_seconds", "From arrival to the first byte.",
+                TTFT_S,
+            ),
+            tpot=histogram(
+                "gen_ai_server_time_per_output_token_seconds",
+                "Mean time per output token after the first.", TPOT_S,
+            ),
+            tokens=histogram(
+                "gen_ai_client_token_usage", "Tokens that engines report.", TOKENS,
+                "gen_ai_token_type",
+            ),
+            queue=histogram("sluice_queue_seconds", "Time from arrival to a slot.", QUEUE_S),
+            attempts=Counter(
+                "sluice_attempts", "Attempts on replicas.", ["gen_ai_request_model", "ended"],
+                registry=registry,
+            ),
+            waiting=Gauge(
+                "sluice_waiting_calls", "Calls that wait for a slot.", ["gen_ai_request_model"],
+                registry=registry,
+            ),
+            running=Gauge(
+                "sluice_running_calls", "Calls that hold a slot.", ["gen_ai_request_model"],
+                registry=registry,
+            ),
+            ready=Gauge(
+                "sluice_ready_replicas", "Replicas that may be routed to.",
+                ["gen_ai_request_model"], registry=registry,
+            ),
+            refusals=Counter(
+                "sluice_refusals", "Requests answered with an error before they were calls.",
+                ["code"], registry=registry,
+            ),
+        )  # fmt: skip
+
+
+def tracer_provider(
+    service_name: str, *, ratio: float, otlp_endpoint: str | None
+) -> TracerProvider:
+    """Make the source of spans; without an endpoint they are made, but go nowhere."""
+    sampler = ParentBased(TraceIdRatioBased(ratio if otlp_endpoint else 0.0))
+    provider = TracerProvider(
+        sampler=sampler,
+        resource=Resource.create({"service.name": service_name}),
+        shutdown_on_exit=False,
+    )
+    if otlp_endpoint:
+        exporter = OTLPSpanExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/traces")
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
+
+
+def set_up_logs(level: str, form: str) -> None:
+    """Write one line per event to stderr, as JSON or for people. Called once per process."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", key="ts"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(message)s")

@@ -1,0 +1,34 @@
+"""How does a caller's body become the engine's without being rebuilt through a closed type?
+
+What the caller wrote stays as it was, byte for byte; the fields that are ours are put in front.
+Only a body that names one of our fields itself is decoded, cleaned and encoded again.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A JSON object: the caller's bytes, and fields of ours (which `raw` must not name)."""
+
+    raw: bytes
+    ours: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self, **more: Any) -> bytes:
+        """Give the bytes for one attempt, with `more` fields in front."""
+        fields = {**self.ours, **more}
+        if not fields:
+            return self.raw
+        start = self.raw.index(b"{") + 1
+        rest = self.raw[start:].lstrip(b" \t\r\n")
+        front = orjson.dumps(fields)[:-1]
+        return front + (b"" if rest.startswith(b"}") else b",") + rest
+
+    def without(self, names: Collection[str]) -> "Body":
+        """Give the same body less some top-level fields."""
+        document = {k: v for k, v in orjson.loads(self.raw).items() if k not in names}
+        return Body(orjson.dumps(document), self.ours)

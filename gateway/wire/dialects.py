@@ -1,0 +1,144 @@
+"""The wordings of answers that need no state: OpenAI's, Anthropic's, and none at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.call import Usage
+from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope, headers
+from gateway.wire.dialect import EngineSaidNo, StreamEditor
+from gateway.wire.mend import document_edit, embeddings_edit, stream_edit
+from gateway.wire.sse import OpenAIStream, VerbatimStream
+from gateway.wire.usage import usage_of
+
+Answer = tuple[bytes, Usage | None, tuple[str, ...]]
+
+
+def openai_refusal(error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
+    """Give an error in OpenAI's envelope."""
+    return orjson.dumps(envelope(error)), headers(error)
+
+
+def read_document(body: bytes) -> dict[str, Any]:
+    """Decode an engine's unary answer; raises EngineSaidNo where it is none, or an abort."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        raise EngineSaidNo(EngineFailed("The engine's answer is not JSON."))
+    if any(choice.get("finish_reason") == "abort" for choice in document.get("choices") or ()):
+        raise EngineSaidNo(EngineBusy("The engine gave this call up.", retry_after_s=1.0))
+    return document
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIDialect:
+    """Chat and text completions.
+
+    `shown_model`: the public name where the engine's differs; `tier`: the served tier where the
+    caller named one; `tools`: the answer may hold tool calls.
+    """
+
+    wants_usage: bool = False
+    tools: bool = False
+    shown_model: str | None = None
+    tier: str | None = None
+
+    def editor(self) -> StreamEditor:
+        """Make an editor for one stream."""
+        return OpenAIStream(
+            wants_usage=self.wants_usage,
+            tier=self.tier,
+            edit=stream_edit(tools=self.tools, model=self.shown_model),
+        )
+
+    async def document(self, body: bytes) -> Answer:
+        """Mend a unary answer."""
+        document = read_document(body)
+        document_edit(document, model=self.shown_model, tier=self.tier)
+        reasons = tuple(str(c.get("finish_reason")) for c in document.get("choices") or ())
+        return orjson.dumps(document), usage_of(document.get("usage")), reasons
+
+    def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
+        """Give an error in OpenAI's envelope."""
+        return openai_refusal(error)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsDialect:
+    """Embeddings: never a stream."""
+
+    as_base64: bool = False
+    shown_model: str | None = None
+
+    def editor(self) -> StreamEditor:
+        """Embeddings do not stream; an engine that does is passed on as it is."""
+        return VerbatimStream()
+
+    async def document(self, body: bytes) -> Answer:
+        """Encode the vectors as asked."""
+        document = read_document(body)
+        document_edit(document, model=self.shown_model, tier=None)
+        embeddings_edit(document, as_base64=self.as_base64)
+        return orjson.dumps(document), usage_of(document.get("usage")), ()
+
+    def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
+        """Give an error in OpenAI's envelope."""
+        return openai_refusal(error)
+
+
+@dataclass(frozen=True, slots=True)
+class VerbatimDialect:
+    """Routes that are passed on: the engine's bytes are the answer."""
+
+    def editor(self) -> StreamEditor:
+        """Make an editor for one stream."""
+        return VerbatimStream()
+
+    async def document(self, body: bytes) -> Answer:
+        """Give the engine's own bytes."""
+        document = orjson.loads(body) if body[:1] == b"{" else None
+        found = document.get("usage") if isinstance(document, dict) else None
+        return body, usage_of(found), ()
+
+    def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
+        """Give an error in OpenAI's envelope."""
+        return openai_refusal(error)
+
+
+class AnthropicDialect(VerbatimDialect):
+    """`/v1/messages`: the engine's bytes, errors in Anthropic's envelope."""
+
+    __slots__ = ()
+
+    def editor(self) -> StreamEditor:
+        """Make an editor for one stream."""
+        return VerbatimStream(_anthropic_error_frame)
+
+    def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
+        """Give an error in Anthropic's envelope."""
+        return orjson.dumps(_anthropic_envelope(error)), headers(error)
+
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def _anthropic_envelope(error: GatewayError) -> dict[str, Any]:
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+def _anthropic_error_frame(error: GatewayError) -> bytes:
+    return b"event: error\ndata: " + orjson.dumps(_anthropic_envelope(error)) + b"\n\n"

@@ -1,0 +1,209 @@
+"""Which tools may the model call, under which names does the engine know them, and what came back?
+
+The engine knows functions alone. A custom tool (free text in, as coding agents use it) becomes a
+function of one string argument, `input`, and its calls are turned back. A grammar of a custom tool
+cannot be enforced through that door, so it is told to the model in the description.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.errors import InvalidRequest
+from gateway.wire.responses.fields import (
+    missing,
+    objects,
+    optional_flag,
+    optional_object,
+    optional_text,
+    text,
+    wrong_value,
+)
+
+SERVED = ("function", "custom")
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """Tools of one request: in the caller's words and in the engine's.
+
+    `tools` and `choice` are echoed in the response object. `offered` and `chat_choice` go to the
+    engine: no tools offered, neither is sent. `custom` names the tools that take free text.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    choice: str | dict[str, Any] = "auto"
+    offered: tuple[dict[str, Any], ...] = ()
+    chat_choice: str | dict[str, Any] = "auto"
+    custom: frozenset[str] = frozenset()
+
+
+def toolbox(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None) -> Toolbox:
+    """Read `tools` and `tool_choice`. Raises InvalidRequest for tools that run on a server."""
+    known = [_tool(each, at) for at, each in objects(tools or [], "tools")]
+    names = [each["name"] for each in known]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InvalidRequest(
+                f"The tool name '{name}' is used twice.", param=f"tools[{index}].name"
+            )
+    allowed, chat_choice = _choice("auto" if choice is None else choice, known)
+    forced = chat_choice not in ("auto", "none")
+    # A forced call without `strict` constrains the name only: SGLang 0.5.23 then lets arguments
+    # such as `12264` or `null` through, and refuses them itself on the next turn.
+    strict = [
+        {**each, "strict": True}
+        if forced and each["type"] == "function" and each["strict"] is None
+        else each
+        for each in known
+    ]
+    return Toolbox(
+        tools=tuple(strict),
+        choice="auto" if choice is None else choice,
+        offered=tuple(_offer(each) for each in strict if each["name"] in allowed),
+        chat_choice=chat_choice,
+        custom=frozenset(each["name"] for each in known if each["type"] == "custom"),
+    )
+
+
+def _tool(tool: dict[str, Any], at: str) -> dict[str, Any]:
+    kind = text(tool, "type", at)
+    if kind not in SERVED:
+        raise InvalidRequest(
+            f"Unsupported tool type: '{kind[:100]}'. This server runs no hosted tools; "
+            "supported values are: 'function', 'custom'.",
+            param=f"{at}.type",
+            code="unsupported_value",
+        )
+    name = text(tool, "name", at)
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"Invalid '{at}.name': 1 to 128 letters, digits, underscores and hyphens are allowed.",
+            param=f"{at}.name",
+        )
+    description = optional_text(tool, "description", at)
+    if kind == "custom":
+        return {
+            **tool,
+            "description": description,
+            "format": _grammar(tool, at) or {"type": "text"},
+        }
+    return {
+        **tool,
+        "description": description,
+        "parameters": optional_object(tool, "parameters", at),
+        "strict": optional_flag(tool, "strict", at),
+    }
+
+
+def _grammar(tool: dict[str, Any], at: str) -> dict[str, Any] | None:
+    found = optional_object(tool, "format", at)
+    if found is None:
+        return None
+    kind = text(found, "type", f"{at}.format")
+    if kind not in ("text", "grammar"):
+        raise wrong_value(f"{at}.format.type", kind, ("text", "grammar"))
+    if kind == "grammar":
+        text(found, "definition", f"{at}.format")
+        text(found, "syntax", f"{at}.format")
+    return found
+
+
+def _offer(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool["type"] == "custom":
+        return {"type": "function", "function": _as_function(tool)}
+    function: dict[str, Any] = {"name": tool["name"]}
+    for name in ("description", "parameters", "strict"):
+        if tool[name] is not None:
+            function[name] = tool[name]
+    return {"type": "function", "function": function}
+
+
+def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
+    told = [tool["description"] or ""]
+    form = tool["format"]
+    if form["type"] == "grammar":
+        told.append(f"The input must match this {form['syntax']} grammar:\n{form['definition']}")
+    return {
+        "name": tool["name"],
+        "description": "\n\n".join(each for each in told if each),
+        "parameters": {
+            "type": "object",
+            "properties": {"input": {"type": "string", "description": "The tool's whole input."}},
+            "required": ["input"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    }
+
+
+def _choice(
+    choice: str | dict[str, Any], known: list[dict[str, Any]]
+) -> tuple[frozenset[str], str | dict[str, Any]]:
+    """Give the names that are offered, and chat's `tool_choice`."""
+    everything = frozenset(each["name"] for each in known)
+    if isinstance(choice, str):
+        if choice not in ("auto", "none", "required"):
+            raise wrong_value("tool_choice", choice, ("auto", "none", "required"))
+        if choice == "required" and not known:
+            raise InvalidRequest(
+                "'tool_choice' is 'required', but no 'tools' are given.", param="tool_choice"
+            )
+        return everything, choice
+    kind = text(choice, "type", "tool_choice")
+    if kind in SERVED:
+        name = text(choice, "name", "tool_choice")
+        _find(kind, name, known, "tool_choice")
+        return everything, {"type": "function", "function": {"name": name}}
+    if kind != "allowed_tools":
+        raise wrong_value("tool_choice.type", kind, (*SERVED, "allowed_tools"))
+    mode = text(choice, "mode", "tool_choice")
+    if mode not in ("auto", "required"):
+        raise wrong_value("tool_choice.mode", mode, ("auto", "required"))
+    allowed = []
+    for at, each in objects(choice.get("tools"), "tool_choice.tools"):
+        name = text(each, "name", at)
+        _find(text(each, "type", at), name, known, at)
+        allowed.append(name)
+    if not allowed:
+        raise missing("tool_choice.tools")
+    return frozenset(allowed), mode
+
+
+def _find(kind: str, name: str, known: list[dict[str, Any]], at: str) -> None:
+    if not any(each["type"] == kind and each["name"] == name for each in known):
+        raise InvalidRequest(
+            f"Tool choice '{name[:100]}' not found in the 'tools' parameter.", param=at
+        )
+
+
+def arguments_of(found: str) -> str:
+    """Give arguments that are surely a JSON object: as they came, or `{}`.
+
+    A model that is not constrained writes `12264`, `null` or `Infinity` at times. SDKs parse these
+    strings and engines refuse them on the next turn, so what is no object becomes an empty one:
+    the caller's own schema check then tells the model what is missing.
+    """
+    try:
+        parsed = orjson.loads(found)
+    except orjson.JSONDecodeError:
+        return "{}"
+    return found if isinstance(parsed, dict) else "{}"
+
+
+def custom_input(arguments: str) -> str:
+    """Give the free text inside a custom tool's arguments; all of them where there is none."""
+    try:
+        parsed = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+    found = parsed.get("input") if isinstance(parsed, dict) else None
+    return found if isinstance(found, str) else arguments
+
+
+def custom_arguments(given: str) -> str:
+    """Give the engine's arguments for a custom tool's free text."""
+    return orjson.dumps({"input": given}).decode()

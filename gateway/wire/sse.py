@@ -1,0 +1,221 @@
+"""What do an engine's frames say, and which of them must change before a caller sees them?
+
+A stream is cut at blank lines only: whole frames go on, a partial one waits for its rest. Raw line
+breaks cannot occur inside JSON strings, so a frame's edges are certain wherever the bytes were
+split. Most blocks are looked at by one search for the few marks that matter and go on untouched.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from backends.sglang import error_of
+from gateway.call import Usage
+from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope
+from gateway.wire.dialect import EngineSaidNo
+from gateway.wire.errors import translate
+from gateway.wire.usage import usage_of
+
+DONE = b"data: [DONE]\n\n"
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+
+# The marks of frames that are more than a piece of text: usage, the end, an abort, an error.
+_MARK = re.compile(rb'"usage": ?\{|\[DONE\]|"finish_reason": ?"|data: ?\{"error"|"choices": ?\[\]')
+
+Edit = Callable[[dict[str, Any]], bool]
+
+
+class Frames:
+    """Cuts a byte stream into whole frames."""
+
+    __slots__ = ("_partial",)
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Give the whole frames that are there now, as one block."""
+        if self._partial:
+            data = self._partial + data
+        if data.endswith(b"\n\n"):
+            self._partial = b""
+            return data
+        cut = data.rfind(b"\n\n") + 2
+        if cut == 1:
+            cut = 0
+        self._partial = data[cut:]
+        if len(self._partial) > MAX_FRAME_BYTES:
+            raise EngineSaidNo(EngineFailed("The engine sent a frame that is too large."))
+        return data[:cut]
+
+
+def split(block: bytes) -> Iterator[bytes]:
+    """Give each frame of a block, with its blank line."""
+    for frame in block.split(b"\n\n"):
+        if frame:
+            yield frame + b"\n\n"
+
+
+def data_of(frame: bytes) -> bytes:
+    """Give what follows `data:` in a frame; empty where there is no such line."""
+    for line in frame.split(b"\n"):
+        if line.startswith(b"data:"):
+            return line[5:].strip()
+    return b""
+
+
+def encode(document: Any) -> bytes:
+    """Give a document as one frame."""
+    return b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+def error_frame(error: GatewayError) -> bytes:
+    """Give the frame by which OpenAI's clients learn of an error in a started stream."""
+    return encode(envelope(error))
+
+
+class OpenAIStream:
+    """The editor for chat and text completions.
+
+    `wants_usage`: the caller asked for the usage frame, else it is dropped; OpenAI then also puts
+    a null usage on all earlier frames. `tier` is echoed on every frame. `edit` changes each decoded
+    frame in place and tells whether it did: only calls that need it have one.
+    """
+
+    def __init__(
+        self, *, wants_usage: bool, tier: str | None = None, edit: Edit | None = None
+    ) -> None:
+        self.started = False
+        self.ended = False
+        self.usage: Usage | None = None
+        self.finish_reasons: tuple[str, ...] = ()
+        self._wants_usage = wants_usage
+        self._prefix = b'"service_tier":%b,' % orjson.dumps(tier) if tier else b""
+        self._edit = edit
+        self._frames = Frames()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the engine, give whole frames for the caller."""
+        block = self._frames.feed(data)
+        if not block or self.ended:
+            return b""
+        if self.started and self._edit is None and not _MARK.search(block):
+            return self._with_prefix(block)
+        return b"".join(self._frame(frame) for frame in split(block))
+
+    async def close(self) -> bytes:
+        """Nothing is left to say: the engine's own [DONE] has gone out."""
+        return b""
+
+    def failure(self, error: GatewayError) -> bytes:
+        """Give the error frame, and the end that clients wait for."""
+        return error_frame(error) + DONE
+
+    def _with_prefix(self, block: bytes) -> bytes:
+        prefix = self._prefix
+        if self._wants_usage and b'"usage"' not in block:
+            prefix += b'"usage":null,'
+        if not prefix or not block.startswith(b"data: {"):
+            return block
+        opening = b"data: {" + prefix
+        return opening + block[7:].replace(b"\n\ndata: {", b"\n\n" + opening)
+
+    def _frame(self, frame: bytes) -> bytes:
+        if self.ended:
+            return b""
+        data = data_of(frame)
+        if data.startswith(b"[DONE]"):
+            self.started = self.ended = True
+            return DONE
+        if not data.startswith(b"{"):
+            return frame
+        try:
+            document = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return frame
+        if "error" in document:
+            raise EngineSaidNo(translate(error_of(500, data)))
+        self._learn(document)
+        choices = document.get("choices")
+        if choices == [] and "usage" in document and not self._wants_usage:
+            return b""
+        if not self.started and not _is_greeting(choices):
+            self.started = True
+        if self._edit is not None and self._edit(document):
+            frame = encode(document)
+        return self._with_prefix(frame)
+
+    def _learn(self, document: dict[str, Any]) -> None:
+        if found := usage_of(document.get("usage")):
+            self.usage = found
+        for choice in document.get("choices") or ():
+            reason = choice.get("finish_reason")
+            if reason == "abort":
+                raise EngineSaidNo(EngineBusy("The engine gave this call up.", retry_after_s=1.0))
+            if reason is not None:
+                self.finish_reasons = (*self.finish_reasons, str(reason))
+
+
+def _is_greeting(choices: Any) -> bool:
+    """Whether a frame only names the role: the engine may still refuse after it."""
+    if not choices:
+        return False
+    return all(
+        isinstance(choice.get("delta"), dict)
+        and "role" in choice["delta"]
+        and not any(v for k, v in choice["delta"].items() if k != "role")
+        and choice.get("finish_reason") is None
+        for choice in choices
+    )
+
+
+class VerbatimStream:
+    """The editor for streams of other APIs: every byte goes on; an error frame first is told."""
+
+    def __init__(self, failure: Callable[[GatewayError], bytes] = error_frame) -> None:
+        self.started = False
+        self.ended = False
+        self.usage: Usage | None = None
+        self.finish_reasons: tuple[str, ...] = ()
+        self._failure = failure
+        self._frames = Frames()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the engine, give whole frames for the caller."""
+        block = self._frames.feed(data)
+        if not block:
+            return b""
+        if not self.started:
+            first = data_of(block)
+            if first.startswith(b'{"error"'):
+                raise EngineSaidNo(translate(error_of(500, first)))
+            self.started = True
+        if b'"usage"' in block or b"message_stop" in block or b"[DONE]" in block:
+            for frame in split(block):
+                self._learn(data_of(frame))
+        return block
+
+    async def close(self) -> bytes:
+        """Nothing is left to say."""
+        return b""
+
+    def failure(self, error: GatewayError) -> bytes:
+        """Give the error in the words of this API."""
+        return self._failure(error)
+
+    def _learn(self, data: bytes) -> None:
+        if data.startswith(b"[DONE]") or b'"message_stop"' in data:
+            self.ended = True
+            return
+        try:
+            document = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(document, dict):
+            inner = document.get("message")
+            found = document.get("usage") or (
+                inner.get("usage") if isinstance(inner, dict) else None
+            )
+            self.usage = usage_of(found) or self.usage

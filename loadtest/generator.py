@@ -1,0 +1,108 @@
+"""What does one generator process do, from options and a share of the schedule to packed records?"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+from loadtest.client import Client, Target
+from loadtest.conductor import Conductor
+from loadtest.exchange import Exchange, Streaming, VideoJob
+from loadtest.options import RunOptions
+from loadtest.payload import Requests
+from loadtest.plan import Plan
+from loadtest.records import Query
+from loadtest.store import Errors
+
+Seen = Callable[[Query, str], None]
+
+
+class Generator:
+    """One process's share of a run.
+
+    `seen(query, error)` is called for each finished query, from the loop's hub; it must not block.
+    """
+
+    def __init__(self, plan: Plan, base_url: str, seen: Seen) -> None:
+        options = plan.options
+        self._plan = plan
+        self._seen = seen
+        self._packed: list[bytes] = []
+        self._conductor: Conductor | None = None
+        self.errors = Errors()
+        self.chunks = 0
+        self._target = Target(base_url, verify=not options.insecure)
+        self._client = Client(self._target)
+        self._exchange = exchange_for(plan, self._client, self._target)
+
+    def warm(self) -> None:
+        """Open connections ahead of the start and settle memory."""
+        raise_file_limit()
+        if self._plan.options.warm_connections:
+            self._client.warm(self._plan.options.warm_connections)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 50)
+
+    def run(self, shard: int, shards: int, started_ns: int) -> None:
+        """Carry out the share `shard` of `shards` from `started_ns` (monotonic) on."""
+        if self._plan.schedule.closed_loop:
+            positions = self._plan.schedule.shard(0, 1) if shard == 0 else ()
+        else:
+            positions = self._plan.schedule.shard(shard, shards)
+        self._conductor = Conductor(
+            self._plan, positions, self._client, self._exchange, self._finished
+        )
+        self._conductor.run(started_ns)
+
+    def stop(self) -> None:
+        """Give up: what is in flight is recorded as unfinished before this returns."""
+        if self._conductor is not None:
+            self._conductor.stop()
+        self._client.close()
+
+    def take(self) -> bytes:
+        """Give the records since the last call."""
+        packed, self._packed = b"".join(self._packed), []
+        return packed
+
+    def costs(self) -> dict[str, Any]:
+        """Tell what this process spent: CPU seconds, chunks read, connections opened."""
+        return {
+            "cpu_s": time.process_time(),
+            "chunks": self.chunks,
+            "connects": self._client.connects,
+            "queries": self._conductor.issued if self._conductor else 0,
+        }
+
+    def _finished(self, query: Query, error: str) -> None:
+        self._packed.append(query.pack())
+        self.chunks += query.chunks
+        if error:
+            self.errors.add(f"{query.outcome.name.lower()}: {error}")
+        self._seen(query, error)
+
+
+def exchange_for(plan: Plan, client: Client, target: Target) -> Exchange:
+    """Choose how the scenario's queries are carried out."""
+    options: RunOptions = plan.options
+    requests = Requests(
+        target,
+        plan.scenario,
+        model=options.served_model or plan.scenario.model,
+        api_key=options.api_key,
+    )
+    if plan.scenario.api == "videos":
+        return VideoJob(client, requests, timeout_s=options.timeout, poll_s=options.poll_s)
+    return Streaming(client, requests, timeout_s=options.timeout)
+
+
+def raise_file_limit() -> int:
+    """Allow as many open sockets as the system lets us; tell how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,0 +1,83 @@
+"""What every test may ask for: a real store, and ports that nobody uses."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+
+from backends.store import connect, open_store
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One real store per test process (Valkey's or Redis's server, started by our own
+    supervisor)."""
+    yield from _served(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def redis_url(store_url: str) -> str:
+    """An empty database of the real store."""
+    with BlockingRedis.from_url(store_url) as client:
+        client.flushall()
+    return store_url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of an empty database."""
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port that nobody listens on (now)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _served(data_dir: Path) -> Iterator[str]:
+    """Keep a store open in a loop of its own, since the tests' loops come and go."""
+    url = ""
+    error: BaseException | None = None
+    serving, done = threading.Event(), threading.Event()
+
+    async def keep() -> None:
+        nonlocal url
+        async with open_store(None, data_dir) as store:
+            url = store.url
+            serving.set()
+            while not done.is_set():
+                await asyncio.sleep(0.05)
+
+    def run() -> None:
+        nonlocal error
+        try:
+            asyncio.run(keep())
+        except BaseException as found:
+            error = found
+        finally:
+            serving.set()
+
+    thread = threading.Thread(target=run, name="store of the tests")
+    thread.start()
+    serving.wait()
+    if error is not None:
+        raise error
+    yield url
+    done.set()
+    thread.join()

@@ -1,0 +1,328 @@
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.errors import InvalidRequest
+from gateway.wire.responses.chat import chat_request
+from gateway.wire.responses.items import Item, input_items, references
+from gateway.wire.responses.request import parse
+from gateway.wire.responses.tools import toolbox
+from tests.gateway.wire.responses_cases import PATCH, WEATHER, ids, request
+
+
+def chat(*, stream: bool = False, **fields: Any) -> dict[str, Any]:
+    asked = request(**fields)
+    tools = toolbox(asked.tools, asked.tool_choice)
+    return chat_request(asked, items(asked.input), tools, stream=stream)
+
+
+def items(given: str | list[Item] | None, stored: dict[str, Item] | None = None) -> list[Item]:
+    return input_items(given, new_id=ids(), stored=stored or {})
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**fields)
+    return caught.value
+
+
+def test_a_string_is_one_user_message() -> None:
+    assert chat(input="Hello") == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+
+
+def test_sampling_and_form_reach_the_engine_under_its_own_names() -> None:
+    schema = {"type": "object", "properties": {}}
+    body = chat(
+        stream=True,
+        max_output_tokens=9,
+        temperature=0,
+        top_p=0.5,
+        presence_penalty=0.25,
+        frequency_penalty=-1,
+        top_k=7,
+        seed=3,
+        ignore_eos=True,
+        reasoning={"effort": "low"},
+        text={"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}},
+        include=["message.output_text.logprobs"],
+        top_logprobs=2,
+    )
+    del body["messages"]
+    assert body == {
+        "model": "tiny",
+        "max_completion_tokens": 9,
+        "temperature": 0,
+        "top_p": 0.5,
+        "presence_penalty": 0.25,
+        "frequency_penalty": -1,
+        "top_k": 7,
+        "seed": 3,
+        "ignore_eos": True,
+        "reasoning_effort": "low",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "n", "schema": schema, "strict": True},
+        },
+        "logprobs": True,
+        "top_logprobs": 2,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_private_fields_and_hints_do_not_reach_the_engine() -> None:
+    body = chat(rid="x", priority=9, lora_path="/etc", prompt_cache_key="k", user="u", foo=1)
+    assert set(body) == {"model", "messages"}
+
+
+def test_instructions_and_leading_system_messages_become_one() -> None:
+    body = chat(
+        instructions="Be short.",
+        input=[
+            {"role": "developer", "content": "Be kind."},
+            {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "A"}]},
+            {"role": "user", "content": "Hi"},
+            {"role": "system", "content": "Later."},
+        ],
+    )
+    assert body["messages"] == [
+        {"role": "system", "content": "Be short.\n\nBe kind.\n\nA"},
+        {"role": "user", "content": "Hi"},
+        {"role": "system", "content": "Later."},
+    ]
+
+
+def test_a_turn_of_the_model_is_one_message() -> None:
+    body = chat(
+        input=[
+            {"role": "user", "content": "Weather?"},
+            {
+                "type": "reasoning",
+                "id": "rs_9",
+                "summary": [],
+                "content": [{"type": "reasoning_text", "text": "Look."}],
+            },
+            {
+                "type": "message",
+                "role": "assistant",
+                "phase": "commentary",
+                "content": [
+                    {"type": "output_text", "text": "I look", "annotations": []},
+                    {"type": "output_text", "text": " it up."},
+                ],
+            },
+            {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a": 1}'},
+            {"type": "function_call", "call_id": "c2", "name": "f", "arguments": "12264"},
+            {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
+            {
+                "type": "function_call_output",
+                "call_id": "c2",
+                "output": [{"type": "input_text", "text": "rain"}],
+            },
+            {"role": "assistant", "content": "Sun and rain."},
+        ]
+    )
+    assert body["messages"] == [
+        {"role": "user", "content": "Weather?"},
+        {
+            "role": "assistant",
+            "content": "I look it up.",
+            "reasoning_content": "Look.",
+            "phase": "commentary",
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": '{"a": 1}'},
+                },
+                {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "c2", "content": "rain"},
+        {"role": "assistant", "content": "Sun and rain."},
+    ]
+
+
+def test_images_go_on_as_urls() -> None:
+    parts = [
+        {"type": "input_text", "text": "What is it?"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AA=="},
+    ]
+    assert chat(input=[{"role": "user", "content": parts}])["messages"][0]["content"] == [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "auto"}},
+    ]
+
+
+def test_references_mean_stored_items() -> None:
+    given: list[Item] = [
+        {"type": "item_reference", "id": "msg_7"},
+        {"id": "msg_8"},
+        {"role": "user", "content": "Hi"},
+    ]
+    assert references(given) == ["msg_7", "msg_8"]
+    known = {name: {"type": "message", "id": name} for name in ("msg_7", "msg_8")}
+    assert items(given, known)[:2] == [known["msg_7"], known["msg_8"]]
+    with pytest.raises(InvalidRequest) as caught:
+        items(given)
+    assert caught.value.param == "input[0].id"
+
+
+def test_items_are_complete_once_they_are_read() -> None:
+    assert items([{"role": "user", "content": "Hi"}, {"id": "fc_7", **CALL}]) == [
+        {
+            "type": "message",
+            "id": "msg_1",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "Hi"}],
+        },
+        {"id": "fc_7", "status": "completed", **CALL},
+    ]
+
+
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+
+
+def test_tools_are_nested_and_strict_is_kept() -> None:
+    body = chat(tools=[{**WEATHER, "strict": False}], parallel_tool_calls=False)
+    function = {k: v for k, v in WEATHER.items() if k != "type"}
+    assert body["tools"] == [{"type": "function", "function": {**function, "strict": False}}]
+    assert (body["tool_choice"], body["parallel_tool_calls"]) == ("auto", False)
+
+
+@pytest.mark.parametrize(
+    ("choice", "engine"),
+    [
+        ("required", "required"),
+        (
+            {"type": "function", "name": "get_weather"},
+            {"type": "function", "function": {"name": "get_weather"}},
+        ),
+        (
+            {
+                "type": "allowed_tools",
+                "mode": "required",
+                "tools": [{"type": "function", "name": "get_weather"}],
+            },
+            "required",
+        ),
+    ],
+)
+def test_a_forced_tool_is_strict_where_the_caller_left_it_open(choice: Any, engine: Any) -> None:
+    body = chat(tools=[WEATHER], tool_choice=choice)
+    assert body["tool_choice"] == engine
+    assert body["tools"][0]["function"]["strict"] is True
+    assert "strict" not in chat(tools=[WEATHER])["tools"][0]["function"]
+    kept = chat(tools=[{**WEATHER, "strict": False}], tool_choice=choice)
+    assert kept["tools"][0]["function"]["strict"] is False
+
+
+def test_only_allowed_tools_are_offered() -> None:
+    allowed = {
+        "type": "allowed_tools",
+        "mode": "auto",
+        "tools": [{"type": "function", "name": "get_weather"}],
+    }
+    body = chat(tools=[WEATHER, {"type": "function", "name": "other"}], tool_choice=allowed)
+    assert [each["function"]["name"] for each in body["tools"]] == ["get_weather"]
+    assert body["tool_choice"] == "auto"
+
+
+def test_a_custom_tool_is_a_function_of_one_text() -> None:
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
+    body = chat(
+        tools=[{**PATCH, "format": grammar}],
+        tool_choice={"type": "custom", "name": "apply_patch"},
+        input=[
+            {"role": "user", "content": "Fix it."},
+            {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": 'a "b"'},
+            {"type": "custom_tool_call_output", "call_id": "c", "output": "done"},
+        ],
+    )
+    function = body["tools"][0]["function"]
+    assert function["parameters"]["required"] == ["input"]
+    assert "start: /.+/" in function["description"]
+    called = body["messages"][1]["tool_calls"][0]["function"]
+    assert orjson.loads(called["arguments"]) == {"input": 'a "b"'}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": None}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
+        ({"input": [{}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "x"}]}]}, "input[0].content[0].type"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
+            "input[0].content[0].text",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+            "input[0].content[0].image_url",
+        ),
+        ({"input": [{"role": "user", "content": [5]}]}, "input[0].content[0]"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
+        ({"input": [{**CALL, "status": "odd"}]}, "input[0].status"),
+        ({"input": [{"type": "function_call_output", "call_id": "q", "output": "x"}]}, "input"),
+        ({"instructions": 5}, "instructions"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"metadata": {"k": "v" * 513}}, "metadata[]"),
+        ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
+        ({"include": ["odd"]}, "include[0]"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"background": True, "store": False}, "store"),
+        ({"text": {"format": {"type": "odd"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_schema", "name": 5}}}, "text.format.name"),
+        ({"text": {"verbosity": "odd"}}, "text.verbosity"),
+        ({"reasoning": {"effort": "odd"}}, "reasoning.effort"),
+        ({"truncation": "odd"}, "truncation"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [WEATHER, {"type": "function"}]}, "tools[1].name"),
+        ({"tools": [{**WEATHER, "parameters": 5}]}, "tools[0].parameters"),
+        ({"tools": [{**WEATHER, "strict": "yes"}]}, "tools[0].strict"),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tools": [{**PATCH, "format": {"type": "odd"}}]}, "tools[0].format.type"),
+        ({"tool_choice": "odd"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+    ],
+)
+def test_bad_input_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
+    assert refused(**fields).param == param
+
+
+def test_hosted_tools_are_refused_with_what_is_served() -> None:
+    assert "'function', 'custom'" in refused(tools=[{"type": "file_search"}]).message
+
+
+def test_a_body_that_is_no_object_is_refused() -> None:
+    for body in (b"", b"[]", b"{", b"null", b'{"input": "x"}', b"\xff"):
+        with pytest.raises(InvalidRequest):
+            parse(body)
+
+
+def test_null_fields_are_as_good_as_absent() -> None:
+    nothing: dict[str, None] = dict.fromkeys(
+        ["instructions", "tools", "tool_choice", "text", "reasoning", "metadata", "conversation",
+         "prompt", "stop", "top_k", "include", "store", "stream", "previous_response_id"]
+    )  # fmt: skip
+    assert set(chat(**nothing)) == {"model", "messages"}
