@@ -1,12 +1,12 @@
 """How long does a step take, and what does one replica carry within a class's targets?
 
-Every figure of capacity in the system comes from one law, the time of one step of an engine that batches
-continuously and lets chunks of prefill share the step with decoding:
+Every figure of capacity in the system comes from one law, the time of one step of an engine that
+batches continuously and lets chunks of prefill share the step with decoding:
 
     T = c0 + c_tok * (decode tokens + prefill tokens) + c_kv * resident KV tokens        (seconds)
 
-The law and its use are as in the project's capacity model: calibrated against AMD's MLPerf Inference v6.0 results
-(`backends.hardware` holds the constants and says where each is from).
+The law and its use are as in the project's capacity model: calibrated against AMD's MLPerf
+Inference v6.0 results (`backends.hardware` holds the constants and says where each is from).
 """
 
 import math
@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 from backends.slo import Targets
 
-# A mean step this far below the limit of TPOT keeps the 99th percentile under it (calibrated, see above).
+# A mean step this far below the limit of TPOT keeps the 99th percentile under it (calibrated, see
+# above).
 STEP_MARGIN = 0.85
 
 
 @dataclass(frozen=True, slots=True)
 class StepLaw:
-    """Constants of the step time: seconds, seconds per token in the step, seconds per resident KV token."""
+    """Constants of the step time: seconds, seconds per token in the step, seconds per resident
+    KV token.
+    """
 
     c0_s: float
     c_tok_s: float
@@ -33,15 +36,17 @@ class StepLaw:
     def scaled(self, throughput_scale: float) -> "StepLaw":
         """Give the law of a replica that does `throughput_scale` times the token work per second.
 
-        c_tok and c_kv are divided by it, c0 stays: a batch that is larger by the scale decodes with the same latency,
-        while the prefill of one prompt takes 1/scale as long.
+        c_tok and c_kv are divided by it, c0 stays: a batch that is larger by the scale decodes with
+        the same latency, while the prefill of one prompt takes 1/scale as long.
         """
         return StepLaw(self.c0_s, self.c_tok_s / throughput_scale, self.c_kv_s / throughput_scale)
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The mean call of a workload: input and output tokens; `spread` is E[out^2]/E[out]^2 (1: all alike)."""
+    """The mean call of a workload: input and output tokens; `spread` is E[out^2]/E[out]^2 (1:
+    all alike).
+    """
 
     input_tokens: float
     output_tokens: float
@@ -54,13 +59,16 @@ class Mix:
 
 
 def work_s(law: StepLaw, mix: Mix) -> float:
-    """Give the seconds of token work of a call: `c_tok*(in+out) + c_kv*(in*out + spread*out^2/2)`."""
+    """Give the seconds of token work of a call: `c_tok*(in+out) + c_kv*(in*out +
+    spread*out^2/2)`.
+    """
     tokens = mix.input_tokens + mix.output_tokens
     return law.c_tok_s * tokens + law.c_kv_s * mix.output_tokens * mix.resident_tokens
 
 
 def share(law: StepLaw, step_s: float) -> float:
-    """Give the seconds of token work that a second holds when a step may last `step_s`: `1 - c0/step`.
+    """Give the seconds of token work that a second holds when a step may last `step_s`: `1 -
+    c0/step`.
 
     0 where the step is not longer than c0; 1 where it is infinite.
     """
@@ -68,16 +76,20 @@ def share(law: StepLaw, step_s: float) -> float:
 
 
 def permitted_step_s(targets: Targets) -> float:
-    """Give the mean step that keeps TPOT's percentile within its limit: `0.85 * limit`; infinite without one."""
+    """Give the mean step that keeps TPOT's percentile within its limit: `0.85 * limit`; infinite
+    without one.
+    """
     return math.inf if targets.tpot_s is None else STEP_MARGIN * targets.tpot_s
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What one replica carries within a class's targets; all zero where the targets cannot be held at all.
+    """What one replica carries within a class's targets; all zero where the targets cannot be held
+    at all.
 
-    `running` is the mean number of decoding calls at that rate (Little's law); `bound` names what limits it:
-    "tpot", "batch" (the engine's limit of running calls), "kv" (its KV tokens) or "unreachable".
+    `running` is the mean number of decoding calls at that rate (Little's law); `bound` names what
+    limits it: "tpot", "batch" (the engine's limit of running calls), "kv" (its KV tokens) or
+    "unreachable".
     """
 
     calls_per_s: float
@@ -92,9 +104,10 @@ def carried(
 ) -> Carried:
     """Say what a replica carries: `share(step) / work`, at the longest step that its limits allow.
 
-    The step is the shortest of: 0.85 of the TPOT limit; the step of a full batch; the step of a full KV cache. A limit of 0 is
-    none. TTFT adds no bound of its own in the steady state: it is a matter of queueing (see `ttft_s`); but a limit
-    that not even an idle replica meets is reported as unreachable.
+    The step is the shortest of: 0.85 of the TPOT limit; the step of a full batch; the step of a
+    full KV cache. A limit of 0 is none. TTFT adds no bound of its own in the steady state: it is a
+    matter of queueing (see `ttft_s`); but a limit that not even an idle replica meets is reported
+    as unreachable.
     """
     if targets.ttft_s is not None and ttft_s(law, mix.input_tokens) > targets.ttft_s:
         return Carried(0.0, 0.0, 0.0, 0.0, "unreachable")
@@ -125,7 +138,9 @@ def steady_step_s(law: StepLaw, mix: Mix, running: float) -> float:
 def prefill_rate_per_s(
     law: StepLaw, *, running: float, kv_tokens: float, chunk_tokens: float
 ) -> float:
-    """Give the prefill tokens per second while `running` calls decode and every step takes a full chunk."""
+    """Give the prefill tokens per second while `running` calls decode and every step takes a
+    full chunk.
+    """
     return chunk_tokens / law.step_s(running, chunk_tokens, kv_tokens)
 
 
@@ -141,10 +156,11 @@ def ttft_s(
 ) -> float:
     """Predict the seconds from now to a new call's first token on a replica.
 
-    `n = ceil((ahead + uncached) / chunk)` steps, each with the `running` decoders and `kv_tokens` resident, carry the prefill that
-    waits `ahead` and the call's own tokens that are not in the prefix cache:
-    `until_step + n*(c0 + c_tok*running + c_kv*kv) + c_tok*(ahead + uncached)`. `until_step_s` is what is left of the
-    step in flight (half a step where unknown). Resident KV is taken as constant over those steps.
+    `n = ceil((ahead + uncached) / chunk)` steps, each with the `running` decoders and `kv_tokens`
+    resident, carry the prefill that waits `ahead` and the call's own tokens that are not in the
+    prefix cache: `until_step + n*(c0 + c_tok*running + c_kv*kv) + c_tok*(ahead + uncached)`.
+    `until_step_s` is what is left of the step in flight (half a step where unknown). Resident KV is
+    taken as constant over those steps.
     """
     tokens = ahead_tokens + max(uncached_tokens, 1.0)
     steps = math.ceil(tokens / chunk_tokens)

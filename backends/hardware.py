@@ -1,7 +1,7 @@
 """What GPU is it, and what are the law's constants for a model on it?
 
-Every figure carries its source, or says that it is an assumption, as data (`provenance`), so that a plan made from it
-can say how far to trust it.
+Every figure carries its source, or says that it is an assumption, as data (`provenance`), so that a
+plan made from it can say how far to trust it.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,17 @@ from backends.capacity import Mix, StepLaw
 
 _DATA_SHEET = "AMD data sheet"
 _CALIBRATED = (
-    "fitted to AMD's MLPerf Inference v6.0 results on 8x MI355X (Offline 103,040, Interactive 73,706; Server 100,282 tok/s "
+    "fitted to AMD's MLPerf Inference v6.0 results on 8x MI355X (Offline 103,040, Interactive "
+    "73,706; Server 100,282 tok/s "
     "not fitted, reproduced to -0.4 %)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One kind of node: its GPUs, and each GPU's memory (bytes) and peak bandwidth (bytes per second)."""
+    """One kind of node: its GPUs, and each GPU's memory (bytes) and peak bandwidth (bytes per
+    second).
+    """
 
     name: str
     title: str
@@ -31,11 +34,13 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A model on a kind of GPU, one replica per GPU: the law's constants and what else a replica needs to know.
+    """A model on a kind of GPU, one replica per GPU: the law's constants and what else a replica
+    needs to know.
 
-    `kv_tokens` fit into the KV cache; `context_tokens` is the longest input and output together; `max_running` and
-    `chunk_tokens` (prefill tokens in a step) are an operator's knobs, given here as for the Server scenario. `output_sigma`
-    is the spread of a lognormal output length. `provenance` says of each field where it is from.
+    `kv_tokens` fit into the KV cache; `context_tokens` is the longest input and output together;
+    `max_running` and `chunk_tokens` (prefill tokens in a step) are an operator's knobs, given here
+    as for the Server scenario. `output_sigma` is the spread of a lognormal output length.
+    `provenance` says of each field where it is from.
     """
 
     model: str
@@ -98,13 +103,16 @@ _MODELS = MappingProxyType(
             chunk_tokens=4096,
             output_sigma=0.465,
             provenance={
-                "input_tokens": "assumption: mean OpenOrca input is not published; taken equal to the output",
+                "input_tokens": "assumption: mean OpenOrca input is not published; taken equal to "
+                "the output",
                 "output_tokens": "MLPerf Inference v6.0 policy, tokens per sample 294.45",
-                "spread": "chosen with the law's calibration (length-biased resident context of 528 tokens)",
+                "spread": "chosen with the law's calibration (length-biased resident context of "
+                "528 tokens)",
                 "context_tokens": "Llama 2 model card",
                 "max_running": "calibration's operator setting, Server",
                 "chunk_tokens": "calibration's operator setting, Server",
-                "output_sigma": "fitted to median 263, p90 476, p95 567 over public MLPerf TEST06 logs",
+                "output_sigma": "fitted to median 263, p90 476, p95 567 over public MLPerf TEST06 "
+                "logs",
             },
         ),
         "gpt-oss-120b": _Model(
@@ -114,7 +122,8 @@ _MODELS = MappingProxyType(
             chunk_tokens=8192,
             output_sigma=0.204,
             provenance={
-                "input_tokens": "assumption: mean input is not published (maximum 15,330); taken equal to the output",
+                "input_tokens": "assumption: mean input is not published (maximum 15,330); taken "
+                "equal to the output",
                 "output_tokens": "MLPerf Inference v6.0 reference, mean 1278.2",
                 "spread": "AMD's v6.0 logs, mean 1383, standard deviation 284",
                 "context_tokens": "AMD's v6.0 submission, max_model_len 32,768",
@@ -136,10 +145,23 @@ def _slower(law: StepLaw, c0_s: float, c_tok: float, c_kv: float) -> StepLaw:
     return StepLaw(c0_s, law.c_tok_s * c_tok, law.c_kv_s * c_kv)
 
 
-_GPT_OSS_ASSUMED = "assumption: analytic prior (c0 12-17 ms, 76-78 us per sequence-step) for node targets of 95,381 tok/s Offline and 82,366 Server"
-_325_RATIO = "assumption: 3.1 times MI355X's until measured (Server node 32,028 against 100,282 tok/s, MLPerf v6.0)"
-_325_C0 = "assumption: weights in FP8 over 75 % of peak bandwidth, plus MI355X's 3.8 ms of launch and sampling"
-_300_RATIO = "assumption: MI325X's, with c_kv longer by the ratio of memory bandwidths; not derivable from published results"
+_GPT_OSS_ASSUMED = (
+    "assumption: analytic prior (c0 12-17 ms, 76-78 us per sequence-step) for node "
+    "targets of 95,381 tok/s Offline and 82,366 Server"
+)
+_325_RATIO = (
+    "assumption: 3.1 times MI355X's until measured (Server node 32,028 against 100,282 "
+    "tok/s, MLPerf v6.0)"
+)
+_325_C0 = (
+    "assumption: weights in FP8 over 75 % of peak bandwidth, plus MI355X's 3.8 ms of launch "
+    "and sampling"
+)
+_BANDWIDTH_C0 = "assumption: MI355X's, longer by the ratio of memory bandwidths"
+_300_RATIO = (
+    "assumption: MI325X's, with c_kv longer by the ratio of memory bandwidths; not "
+    "derivable from published results"
+)
 _KV = "derived: (0.9 * memory - weights) / KV bytes per token"
 
 _CONSTANTS = MappingProxyType(
@@ -180,25 +202,26 @@ _CONSTANTS = MappingProxyType(
             {
                 "c0_s": _GPT_OSS_ASSUMED,
                 "c_tok_s": _GPT_OSS_ASSUMED,
-                "c_kv_s": "assumption: 36.9 kB per KV token (FP8), half the layers see 128 tokens, 75 % of 8 TB/s",
+                "c_kv_s": "assumption: 36.9 kB per KV token (FP8), half the layers see 128 "
+                "tokens, 75 % of 8 TB/s",
                 "kv_tokens": _KV + ": weights 63 GB (MXFP4), 36.9 kB",
             },
         ),
         ("gpt-oss-120b", "mi325x"): _Constants(
-            _slower(_GPT_OSS_355, 19.0e-3, _MI325X_SLOWER, _MI325X_SLOWER),
+            _slower(_GPT_OSS_355, 19.3e-3, _MI325X_SLOWER, _MI325X_SLOWER),
             4_500_000,
             {
-                "c0_s": _325_C0,
+                "c0_s": _BANDWIDTH_C0,
                 "c_tok_s": _325_RATIO,
                 "c_kv_s": _325_RATIO,
                 "kv_tokens": _KV + ": weights 63 GB (MXFP4), 36.9 kB",
             },
         ),
         ("gpt-oss-120b", "mi300x"): _Constants(
-            _slower(_GPT_OSS_355, 21.0e-3, _MI325X_SLOWER, _MI325X_SLOWER * 6.0 / 5.3),
+            _slower(_GPT_OSS_355, 21.9e-3, _MI325X_SLOWER, _MI325X_SLOWER * 6.0 / 5.3),
             2_900_000,
             {
-                "c0_s": _325_C0,
+                "c0_s": _BANDWIDTH_C0,
                 "c_tok_s": _300_RATIO,
                 "c_kv_s": _300_RATIO,
                 "kv_tokens": _KV + ": weights 63 GB (MXFP4), 36.9 kB",
@@ -223,15 +246,17 @@ def known_hardware() -> tuple[str, ...]:
 
 
 def known_models() -> tuple[str, ...]:
-    """The models whose constants are known; any other is given Llama-2-70B's, labelled as an assumption."""
+    """The models whose constants are known; any other is given Llama-2-70B's, labelled as an
+    assumption.
+    """
     return tuple(_MODELS)
 
 
 def profile(model: str, hardware_name: str) -> Profile:
     """Give what is known of a model on a kind of GPU.
 
-    An unknown model is given Llama-2-70B's figures, each labelled as an assumption; unknown hardware raises
-    UnknownHardware.
+    An unknown model is given Llama-2-70B's figures, each labelled as an assumption; unknown
+    hardware raises UnknownHardware.
     """
     on = hardware(hardware_name)
     known = _MODELS.get(model)

@@ -14,15 +14,23 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backends.clock import Clock, SystemClock
 from backends.launch import Launched, LaunchFailed, LaunchSpec, running
@@ -56,8 +64,10 @@ def connect(url: str, *, timeout_s: float | None = 2.0, max_connections: int = 6
     idempotent. Beyond `max_connections` commands wait for a free one, 2 s at most. Errors are
     `redis.exceptions.RedisError`. Nothing is connected before it is used.
     """
+    kinds = {"unix": _UnixConnection, "rediss": _TlsConnection}
     pool = BlockingConnectionPool.from_url(
         url,
+        connection_class=kinds.get(url.partition(":")[0], _TcpConnection),
         max_connections=max_connections,
         timeout=2,
         socket_connect_timeout=1.0,
@@ -67,6 +77,40 @@ def connect(url: str, *, timeout_s: float | None = 2.0, max_connections: int = 6
         decode_responses=False,
     )
     return Redis.from_pool(pool)
+
+
+class _Cancellable(AbstractConnection):
+    """A connection whose writes may be cancelled.
+
+    redis-py 8.1 writes inside `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that
+    comes when the write is done: a task that was told to end would go on.
+    """
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        limit_s, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit_s):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError:
+            raise RedisTimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit_s
+
+
+class _TcpConnection(_Cancellable, Connection):
+    """Over TCP."""
+
+
+class _TlsConnection(_Cancellable, SSLConnection):
+    """Over TLS."""
+
+
+class _UnixConnection(_Cancellable, UnixDomainSocketConnection):
+    """Over a unix socket."""
 
 
 @contextlib.asynccontextmanager

@@ -83,7 +83,6 @@ async def services_for(
                 ),
                 pipeline.serve,
                 clock,
-                drain_s=timeouts.drain_s,
             )
         )
         background.start(responses.watch(), "responses")

@@ -35,14 +35,17 @@ def load(
     path: Path | None,
     environ: Mapping[str, str],
     flags: Mapping[str, object] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Read the settings once. `flags` are top-level keys with values of a command line.
 
+    `defaults` is a tree that the file is laid over: what a command sets unless somebody else does.
     Raises ConfigError with a line per fault: place, key, what was found and what is allowed.
     """
     try:
         document = Document("the settings") if path is None else read(path, environ)
-        tree: dict[str, Any] = _copy(document.value)
+        tree = _laid_over(defaults or {}, document.value)
         origins = Origins(document)
         if url := environ.get("REDIS_URL"):
             _put(tree, ("redis_url",), url)
@@ -69,10 +72,19 @@ def load(
     return settings
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(each) for key, each in value.items()}
-    return [_copy(each) for each in value] if isinstance(value, list) else value
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two trees into a new one, mapping by mapping; the upper one wins."""
+    merged = {**below}
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(value, Mapping):
+            merged[key] = _laid_over(under if isinstance(under, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return {
+        key: _laid_over(value, {}) if isinstance(value, Mapping) else value
+        for key, value in merged.items()
+    }
 
 
 def _put(tree: dict[str, Any], path: KeyPath, value: object) -> None:

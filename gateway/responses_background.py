@@ -43,16 +43,13 @@ class _Run:
 class ResponseRuns:
     """The responses of one process: their store, and those that run in the background.
 
-    `watch` must run as long as they do. On leaving, what runs may end within `drain_s`.
+    `watch` must run as long as they do. On leaving, what still runs fails, and says why.
     """
 
-    def __init__(
-        self, store: ResponsesStore, serve: Serve, clock: Clock, *, drain_s: float
-    ) -> None:
+    def __init__(self, store: ResponsesStore, serve: Serve, clock: Clock) -> None:
         self.store = store
         self.clock = clock
         self._serve = serve
-        self._drain_s = drain_s
         self._runs: dict[tuple[str, str], _Run] = {}
         self._closing = False
 
@@ -65,7 +62,12 @@ class ResponseRuns:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        await self.close(within_s=self._drain_s)
+        self._closing = True
+        tasks = {run.task for run in self._runs.values() if run.task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_WORDS_S)
 
     @property
     def running(self) -> int:
@@ -100,18 +102,6 @@ class ResponseRuns:
             for key, status in zip(keys, statuses, strict=True):
                 if status is None or status == "cancelled":
                     self.cancel(*key)
-
-    async def close(self, *, within_s: float) -> None:
-        """Let the runs end, then end them: they fail, and say why."""
-        tasks = {run.task for run in self._runs.values() if run.task is not None}
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=within_s)
-        self._closing = True
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=LAST_WORDS_S)
 
     async def end(self, tenant: str, document: Document) -> str | None:
         """Write a response's end, however long the store is away; gives the status that holds."""

@@ -74,7 +74,7 @@ async def drain(services: Services, server: "_Server", within_s: float) -> None:
     log.info("draining", in_flight=services.lifecycle.in_flight, at_most_s=within_s)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while services.lifecycle.in_flight:
+            while services.lifecycle.in_flight or services.responses.running:
                 await asyncio.sleep(READY_POLL_S)
     log.info("drained", in_flight=services.lifecycle.in_flight)
 

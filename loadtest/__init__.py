@@ -1,1 +1,1 @@
-"""Load tests against any OpenAI-compatible endpoint, judged as MLPerf's LoadGen would judge them."""
+"""Load tests against any OpenAI-compatible endpoint, judged as MLPerf's LoadGen judges."""

@@ -30,7 +30,9 @@ Ended = Callable[["Response", str], None]
 
 
 class Wire(Protocol):
-    """Bytes in and out of a connected socket; `receive` gives None when there is nothing to read yet."""
+    """Bytes in and out of a connected socket; `receive` gives None when there is nothing to read
+    yet.
+    """
 
     def receive(self) -> bytes | None: ...
 
@@ -58,7 +60,8 @@ class Target:
                 self.tls.check_hostname = False
                 self.tls.verify_mode = ssl.CERT_NONE
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        self.family, _, _, _, self.address = found[0]
+        self.family: int = found[0][0]
+        self.address: Any = found[0][4]
 
     def request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         """Write a whole request; `path` is below the base URL's."""

@@ -1,4 +1,6 @@
-"""What is sent with each query: the operator's own files, a recorded trace, or a synthetic stand-in?"""
+"""What is sent with each query: the operator's own files, a recorded trace, or a synthetic stand-
+in?
+"""
 
 from __future__ import annotations
 
@@ -16,46 +18,11 @@ from loadtest.scenario import Scenario
 # Columns in which MLPerf's files and others keep a prompt, best first.
 _PROMPTS = ("messages", "text_input", "prompt", "input", "question", "text")
 _LENGTHS = ("output_tokens", "max_tokens", "tok_output_length", "output_length")
-_WORDS = [
-    "the",
-    "time",
-    "of",
-    "a",
-    "day",
-    "when",
-    "light",
-    "and",
-    "water",
-    "move",
-    "over",
-    "the",
-    "old",
-    "stone",
-    "road",
-    "to",
-    "town",
-    "where",
-    "people",
-    "work",
-    "and",
-    "talk",
-    "about",
-    "what",
-    "they",
-    "made",
-    "and",
-    "how",
-    "long",
-    "it",
-    "took",
-    "to",
-    "do",
-    "it",
-    "well",
-    "with",
-    "few",
-    "hands",
-]
+_TEXT = (
+    "the time of a day when light and water move over the old stone road to town where people "
+    "work and talk about what they made and how long it took to do it well with few hands"
+)
+_WORDS = tuple(_TEXT.split())
 
 
 class DatasetError(ValueError):
@@ -64,7 +31,9 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input. `prompt` is text, or token ids; `exact_tokens`: how many tokens the answer must have, if known."""
+    """One input. `prompt` is text, or token ids; `exact_tokens`: how many tokens the answer must
+    have, if known.
+    """
 
     prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]
     max_tokens: int | None = None
@@ -106,7 +75,9 @@ def stand_in(scenario: Scenario, size: int | None = None) -> Dataset:
 
 
 def text(index: int, tokens: int) -> str:
-    """Write a prompt of about `tokens` tokens, one short word each, unlike every other from its first word on."""
+    """Write a prompt of about `tokens` tokens, one short word each, unlike every other from its
+    first word on.
+    """
     head = f"Sample {index}:".split()
     body = [_WORDS[(index * 7919 + i * (1 + index % 5)) % len(_WORDS)] for i in range(tokens - 4)]
     return " ".join(head + body)
@@ -163,7 +134,7 @@ def _rows(path: Path, *, trust_pickle: bool) -> list[Any]:
 
 def _parquet(path: Path) -> list[Any]:
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet  # type: ignore[import-not-found]
     except ImportError:
         raise DatasetError("reading .parquet needs pyarrow: pip install pyarrow") from None
     return list(parquet.read_table(path).to_pylist())
@@ -173,7 +144,7 @@ def _pickle(path: Path, *, trusted: bool) -> list[Any]:
     if not trusted:
         raise DatasetError(f"{path.name} is a pickle and runs code when read: add --trust-pickle")
     try:
-        import pandas as pd
+        import pandas as pd  # type: ignore[import-untyped]
     except ImportError:
         raise DatasetError("reading .pkl needs pandas: pip install pandas") from None
     return list(pd.read_pickle(path).to_dict("records"))  # noqa: S301  the operator said so

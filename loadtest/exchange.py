@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 import orjson
+from gevent.event import AsyncResult
 
 from loadtest.client import Client
 from loadtest.dataset import Sample
@@ -121,7 +122,7 @@ class VideoJob:
                 query.done_ns = time.monotonic_ns() - started_ns
                 break
             if state in ("failed", "cancelled"):
-                error = str((page.get("error") or {}).get("message") or state)
+                error = str(message_of(page) or state)
                 break
             if time.monotonic() > deadline:
                 error = "timed out"
@@ -136,16 +137,13 @@ class VideoJob:
             query.outcome = Outcome.FAILED
         end(query, error or ("" if query.outcome is Outcome.OK else f"HTTP {status}"))
 
-    def _call(self, request: bytes, deadline: float) -> tuple[int, dict[str, object], str]:
-        result = fetch(self._client, request, timeout_s=max(0.01, deadline - time.monotonic()))
-        return result
+    def _call(self, request: bytes, deadline: float) -> tuple[int, dict[str, Any], str]:
+        return fetch(self._client, request, timeout_s=max(0.01, deadline - time.monotonic()))
 
 
-def fetch(
-    client: Client, request: bytes, *, timeout_s: float
-) -> tuple[int, dict[str, object], str]:
+def fetch(client: Client, request: bytes, *, timeout_s: float) -> tuple[int, dict[str, Any], str]:
     """Send a request and wait (in a greenlet) for its JSON: status, object, error."""
-    answer = gevent.event.AsyncResult()
+    answer = AsyncResult()
     client.start(request, Whole(), lambda got, why: answer.set((got, why)), timeout_s=timeout_s)
     got, why = answer.get()
     try:
@@ -153,3 +151,9 @@ def fetch(
     except orjson.JSONDecodeError:
         page = {}
     return got.status, page if isinstance(page, dict) else {}, why
+
+
+def message_of(page: dict[str, Any]) -> str:
+    """Give the message of an error object; "" without one."""
+    error = page.get("error")
+    return str(error.get("message") or "") if isinstance(error, dict) else ""

@@ -45,7 +45,7 @@ class Generator:
             self._client.warm(self._plan.options.warm_connections)
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 50, 50)
+        gc.set_threshold(2_000, 10, 100)
 
     def run(self, shard: int, shards: int, started_ns: int) -> None:
         """Carry out the share `shard` of `shards` from `started_ns` (monotonic) on."""

@@ -128,7 +128,9 @@ class Response:
             self._end(now_ns)
 
     def _read_chunks(self, data: bytes, now_ns: int) -> None:
-        """Take chunk framing off. `_left` > 0: within a chunk; < 0: that many bytes of CRLF are due after it."""
+        """Take chunk framing off. `_left` > 0: within a chunk; < 0: that many bytes of CRLF are due
+        after it.
+        """
         at, size = 0, len(data)
         while at < size:
             left = self._left
@@ -169,7 +171,9 @@ class Response:
             raise MalformedResponse(f"not a chunk size: {line[:40]!r}") from None
 
     def _trailers(self, data: bytes, now_ns: int) -> None:
-        """Skip trailers up to the empty line; `data` starts at the line end of the last chunk's size."""
+        """Skip trailers up to the empty line; `data` starts at the line end of the last chunk's
+        size.
+        """
         if data.find(b"\r\n\r\n") < 0:
             self._held = b"0" + data
             return

@@ -15,7 +15,7 @@ from loadtest import session
 from loadtest.options import add_run_options
 
 
-class OpenLoop(User):  # type: ignore[misc]  # Locust ships no types for it
+class OpenLoop(User):
     """Waits while the conductor of its process issues the schedule."""
 
     @task
@@ -24,13 +24,13 @@ class OpenLoop(User):  # type: ignore[misc]  # Locust ships no types for it
         session.of(self.environment).join()
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def declare(parser: Any) -> None:
     """Add the run's options to Locust's."""
     add_run_options(parser, locust=True)
 
 
-@events.init.add_listener
+@events.init.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Any, **_: Any) -> None:
     """Join the run's machinery to this process's environment."""
     session.attach(environment)

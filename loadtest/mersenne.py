@@ -8,6 +8,7 @@ version 11 on (two indices per draw in `std::shuffle`, Lemire's reduction in
 from __future__ import annotations
 
 from collections.abc import MutableSequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ class Mt19937:
     def __init__(self, seed: int) -> None:
         # RandomState seeds a single integer with the generator's own init_genrand, as C++ does.
         self._bits = np.random.MT19937()
-        self._bits.state = np.random.RandomState(seed % _WORD).get_state(legacy=False)
+        state: Any = np.random.RandomState(seed % _WORD).get_state(legacy=False)
+        self._bits.state = state
         self._block: list[int] = []
         self._at = 0
 

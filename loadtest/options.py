@@ -61,7 +61,9 @@ class RunOptions:
 
 
 def add_run_options(parser: Any, *, locust: bool = False) -> None:
-    """Declare the options on an ArgumentParser (or Locust's, which also shows them in its web page)."""
+    """Declare the options on an ArgumentParser (or Locust's, which also shows them in its web
+    page).
+    """
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
     secret: dict[str, Any] = {"is_secret": True} if locust else {}
     add = parser.add_argument
@@ -83,6 +85,8 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
     add("--trace-start", type=float, default=0.0, help="seconds into the trace")
     add("--trace-speed", type=float, default=1.0, help="replay so many times as fast")
     add("--burst-size", type=int, default=10, help="queries per burst (with --arrival burst)")
+    if locust:
+        secret["env_var"] = "SLUICE_API_KEY"
     add("--api-key", default="", help="sent as a bearer token", **secret)
     add("--insecure", action="store_true", help="do not verify TLS certificates", **hidden)
     add("--timeout", type=float, default=600.0, help="seconds until a query counts as unanswered")

@@ -41,7 +41,9 @@ def with_replacement(
 
 
 def offline(seeds: Seeds, dataset_size: int, count: int, *, shuffled: bool) -> Indices:
-    """Order the samples of Offline's single query: repeats of the load order, each shuffled anew if `shuffled`."""
+    """Order the samples of Offline's single query: repeats of the load order, each shuffled anew if
+    `shuffled`.
+    """
     loaded, rng = _loaded(seeds, dataset_size)
     rng.shuffle(list(range(dataset_size)))
     if not shuffled:

@@ -30,8 +30,8 @@ class TokenStream(Response):
     """
 
     __slots__ = (
-        "_events", "_pending", "_tail", "chunks", "done", "done_ns", "error", "finished", "first_ns",
-        "prompt_tokens", "tokens", "whole",
+        "_events", "_pending", "_tail", "chunks", "done", "done_ns", "error", "finished",
+        "first_ns", "prompt_tokens", "tokens", "whole",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -29,7 +29,9 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Recorded queries: offsets in seconds, shape (n,); lengths in tokens, (n, 2) as prompt and output."""
+    """Recorded queries: offsets in seconds, shape (n,); lengths in tokens, (n, 2) as prompt and
+    output.
+    """
 
     name: str
     offsets_s: NDArray[np.float64]
@@ -90,7 +92,9 @@ def _mooncake(lines: Iterable[str]) -> Iterator[tuple[float, int, int]]:
 def _servegen(
     table: Iterable[dict[str, str]], seed: int, horizon_s: float
 ) -> Iterator[tuple[float, int, int]]:
-    """Draw each client's arrivals in its 10-minute windows: Gamma or Weibull gaps, lengths by quantile."""
+    """Draw each client's arrivals in its 10-minute windows: Gamma or Weibull gaps, lengths by
+    quantile.
+    """
     rng = np.random.default_rng(seed)
     for row in table:
         start_s = float(row["t_s"])
@@ -115,7 +119,11 @@ def _by_quantile(row: dict[str, str], what: str, unit: NDArray[np.float64]) -> l
     points = [row.get(f"{what}_{name}") or "" for name in ("p50", "p90", "p99")]
     if not all(points):
         mean = float(row.get(f"{what}_mean") or 100)
-        return np.maximum(1, np.round(-mean * np.log1p(-unit))).astype(np.int64).tolist()
+        return _rounded(-mean * np.log1p(-unit))
     p50, p90, p99 = map(float, points)
     values = np.interp(unit, [0, 0.5, 0.9, 0.99, 1], [1, p50, p90, p99, p99])
-    return np.maximum(1, np.round(values)).astype(np.int64).tolist()
+    return _rounded(values)
+
+
+def _rounded(values: NDArray[np.float64]) -> list[int]:
+    return [max(1, round(value)) for value in values.tolist()]

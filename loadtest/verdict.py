@@ -8,7 +8,7 @@ each reason's `source`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -32,7 +32,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a run is not valid. `source`: "loadgen", or "sluice" for rules that LoadGen does not have."""
+    """Why a run is not valid. `source`: "loadgen", or "sluice" for rules that LoadGen does not
+    have.
+    """
 
     source: str
     what: str
@@ -41,7 +43,9 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping:
-    """The outcome for one latency: `over` of `count` over the limit; `more` queries would be needed."""
+    """The outcome for one latency: `over` of `count` over the limit; `more` queries would be
+    needed.
+    """
 
     what: str
     met: bool
@@ -84,7 +88,8 @@ class Judgement:
     min_duration_met: bool = True
     min_queries_met: bool = True
     early_stopping_met: bool = True
-    effective_percentile: float = field(default=0.0)
+    effective_percentile: float = 0.0
+    least_queries: int = 0
 
 
 def judge(
@@ -151,6 +156,9 @@ def judge(
         min_queries_met=enough_queries,
         early_stopping_met=all(one.met for one in stopping) and not too_few,
         effective_percentile=early_stopping.effective_percentile(len(log), rules.percentile),
+        least_queries=early_stopping.needed(
+            1 if rules.mode is Mode.SINGLE_STREAM else 0, rules.percentile
+        ),
     )
 
 
@@ -201,15 +209,18 @@ def _early_stopping(
 
 
 def _stopping_reason(one: EarlyStopping) -> Reason:
+    name = one.what if one.what == "latency" else one.what.upper()
     text = (
-        f"early stopping on {one.what.upper() if one.what != 'latency' else one.what}: {one.over} of "
-        f"{one.count} queries over the limit need {one.needed} queries; {one.more} more, all within it, would do"
+        f"early stopping on {name}: {one.over} of {one.count} queries over the limit need "
+        f"{one.needed} queries; {one.more} more, all within it, would do"
     )
     return Reason("loadgen", f"early_stopping_{one.what}", text)
 
 
 def _single_stream(log: Log, rules: Rules) -> tuple[int | None, int | None, int, list[Reason]]:
-    """Estimate SingleStream's percentile: the latency left after the discards that early stopping allows."""
+    """Estimate SingleStream's percentile: the latency left after the discards that early stopping
+    allows.
+    """
     if rules.mode is not Mode.SINGLE_STREAM:
         return None, None, 0, []
     ordered = np.sort(figures.latency(log))
@@ -227,7 +238,9 @@ def _single_stream(log: Log, rules: Rules) -> tuple[int | None, int | None, int,
 def _ours(
     log: Log, rules: Rules, lateness: Distribution | None, offered: int | None
 ) -> list[Reason]:
-    """Find what LoadGen would never let happen: unanswered, short or altered streams, a late generator."""
+    """Find what LoadGen would never let happen: unanswered, short or altered streams, a late
+    generator.
+    """
     reasons = []
     bad = {name: n for name, n in _outcomes(log).items() if name != Outcome.OK.name.lower()}
     if bad:
@@ -246,8 +259,8 @@ def _ours(
         and lateness.target > rules.late_p99_ns
     ):
         text = (
-            f"the load generator itself was late: p99 {lateness.target / 1e6:.1f} ms after the schedule, "
-            f"bound {rules.late_p99_ns / 1e6:g} ms; use more workers or a quieter machine"
+            f"the load generator itself was late: p99 {lateness.target / 1e6:.1f} ms after the "
+            f"schedule, bound {rules.late_p99_ns / 1e6:g} ms; use more workers or a quieter machine"
         )
         reasons.append(Reason("sluice", "late_generator", text))
     return reasons
@@ -261,8 +274,8 @@ def _warnings(log: Log, rules: Rules) -> tuple[str, ...]:
     single = int((log.ok & (tokens == 1)).sum())
     if single:
         told.append(
-            f"{single} responses of one token: LoadGen logs an error, counts no token and a negative TPOT; "
-            "a submission with such a log is refused"
+            f"{single} responses of one token: LoadGen logs an error, counts no token and a "
+            "negative TPOT; a submission with such a log is refused"
         )
     none = int((log.ok & (tokens == 0)).sum())
     if none:
@@ -283,13 +296,10 @@ def _duration(log: Log, rules: Rules) -> tuple[float, bool]:
     """Give the duration that MinDurationMet looks at, and whether it is enough."""
     if len(log) == 0:
         return 0.0, False
-    match rules.mode:
-        case Mode.OFFLINE:
-            reached = int(log.column("done").max())
-        case Mode.SERVER:
-            reached = int(log.column("scheduled")[-1])
-        case Mode.SINGLE_STREAM:
-            reached = int(log.column("sent")[-1])
+    if rules.mode is Mode.OFFLINE:
+        reached = int(log.column("done").max())
+    else:
+        reached = int(log.column("scheduled" if rules.mode is Mode.SERVER else "sent")[-1])
     return reached / NS, reached >= rules.min_duration_ns
 
 

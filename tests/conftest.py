@@ -1,6 +1,7 @@
 """What every test may ask for: a real store, and ports that nobody uses."""
 
 import asyncio
+import queue
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -27,10 +28,11 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(store_url: str) -> str:
-    """An empty database of the real store."""
-    with BlockingRedis.from_url(store_url) as client:
-        client.flushall()
-    return store_url
+    """An empty database of the real store; never its database 0, which `store_url` names."""
+    url = store_url.replace("db=0", "db=1")
+    with BlockingRedis.from_url(url) as client:
+        client.flushdb()
+    return url
 
 
 @pytest.fixture
@@ -52,32 +54,28 @@ def free_port() -> int:
 
 def _served(data_dir: Path) -> Iterator[str]:
     """Keep a store open in a loop of its own, since the tests' loops come and go."""
-    url = ""
-    error: BaseException | None = None
-    serving, done = threading.Event(), threading.Event()
+    loop = asyncio.new_event_loop()
+    done = asyncio.Event()
+    opened: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
 
     async def keep() -> None:
-        nonlocal url
         async with open_store(None, data_dir) as store:
-            url = store.url
-            serving.set()
-            while not done.is_set():
-                await asyncio.sleep(0.05)
+            opened.put(store.url)
+            await done.wait()
 
     def run() -> None:
-        nonlocal error
         try:
-            asyncio.run(keep())
-        except BaseException as found:
-            error = found
+            loop.run_until_complete(keep())
+        except BaseException as error:
+            opened.put(error)
         finally:
-            serving.set()
+            loop.close()
 
     thread = threading.Thread(target=run, name="store of the tests")
     thread.start()
-    serving.wait()
-    if error is not None:
-        raise error
-    yield url
-    done.set()
+    found = opened.get()
+    if isinstance(found, BaseException):
+        raise found
+    yield found
+    loop.call_soon_threadsafe(done.set)
     thread.join()

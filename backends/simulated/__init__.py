@@ -1,1 +1,3 @@
-"""How does a fleet behave that is not here? Replicas with SGLang's HTTP surface and a given GPU's timing."""
+"""How does a fleet behave that is not here? Replicas with SGLang's HTTP surface and a given
+GPU's timing.
+"""

@@ -72,8 +72,9 @@ class Progress:
 class Call:
     """One generating request from its admission to its last byte.
 
-    Frames are handed to the connection as they come, all of one step in one write and without waking a task; `started` is set with the
-    first of them (SGLang sends its headers with the first token) and `ended` with the last.
+    Frames are handed to the connection as they come, all of one step in one write and without
+    waking a task; `started` is set with the first of them (SGLang sends its headers with the first
+    token) and `ended` with the last.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Call:
         self.ended: asyncio.Future[None] = loop.create_future()
         self.heads: dict[int, bytes] = {}  # beginnings of frames, kept by the dialect
         self.silent = False  # nothing more is written, though the connection stays
+        self.is_cut = False  # the connection is to be dropped
         self._dialect = dialect
         self._driver = driver
         self._fault = fault
@@ -95,7 +97,9 @@ class Call:
         self._chunked = True
 
     def start(self) -> None:
-        """Put all choices in the engine's queue; QueueIsFull (a stream carries it in a frame) where they may not wait."""
+        """Put all choices in the engine's queue; QueueIsFull (a stream carries it in a frame)
+        where they may not wait.
+        """
         for progress in self.progress:
             try:
                 self._driver.submit(progress.choice.sequence, progress)
@@ -143,7 +147,9 @@ class Call:
         """Write all further frames to a connection, as chunks of HTTP/1.1 or plain."""
         self._transport = transport
         self._chunked = chunked
-        if self._pending:
+        if self.is_cut:
+            transport.abort()
+        elif self._pending:
             self._put(self.take())
 
     def answer(self) -> bytes:
@@ -152,15 +158,30 @@ class Call:
 
     def fail(self, message: str) -> None:
         """Write an error frame and the end, whatever the engine does."""
-        self._send(error_frame(message, "INTERNAL_SERVER_ERROR", 500) + b"data: [DONE]\n\n")
+        self.send(error_frame(message, "INTERNAL_SERVER_ERROR", 500) + b"data: [DONE]\n\n")
         self.cancel()
         self._finish()
 
     def cut(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection without a word, at once or as soon as it is known."""
         self.silent = True
+        self.is_cut = True
         if self._transport is not None:
             self._transport.abort()
+        elif not self.started.done():
+            self.started.set_result(None)
+
+    def end_as_aborted(self, *, shown: bool) -> None:
+        """End the stream as if the engine had aborted it just now; `shown`: after some tokens."""
+        self.cancel()
+        opening = b""
+        for progress in self.progress:
+            progress.finish = Finish.ABORT
+            progress.generated = progress.shown if shown else 0
+            if not shown:
+                opening += self._dialect.opening(self, progress.choice)
+        self.send(opening + self._dialect.closing(self))
+        self._finish()
 
     def _frames(self, progress: Progress) -> bytes:
         parts = []
@@ -188,9 +209,10 @@ class Call:
             frames = self._fault.strike(self, frames)
             if not frames:
                 return
-        self._send(frames)
+        self.send(frames)
 
-    def _send(self, frames: bytes) -> None:
+    def send(self, frames: bytes) -> None:
+        """Write frames, or keep them until there is a connection to write to."""
         if self._transport is None:
             self._pending += frames
             if not self.started.done():

@@ -1,7 +1,7 @@
 """Which calls does an engine serve in each step, and when does each step end?
 
-Pure: instants are arguments and no clock is read, so the same engine serves over HTTP in real time (`driver`) and in a
-replay in virtual time.
+Pure: instants are arguments and no clock is read, so the same engine serves over HTTP in real time
+(`driver`) and in a replay in virtual time.
 """
 
 from collections import deque
@@ -16,8 +16,10 @@ from backends.simulated.prefixes import BLOCK_TOKENS, PrefixCache
 class EngineLimits:
     """What the engine holds at once.
 
-    `max_running` sequences decode or prefill; `max_queued` wait (None: any number); `chunk_tokens` of prefill fit into a
-    step; `kv_tokens` fit into the cache. A sequence is admitted when its whole length fits, so none is ever retracted.
+    `max_running` sequences decode or prefill; `max_queued` wait (None: any number); `chunk_tokens`
+    of prefill fit into a step; `kv_tokens` fit into the cache. A sequence is admitted when what all
+    will hold on average fits. Where SGLang has guessed wrong it retracts a sequence; here the cache
+    overflows by that little instead.
     """
 
     max_running: int
@@ -47,10 +49,12 @@ class Phase(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One prompt and its output: what was asked for (set at creation) and how far it is (set by the engine).
+    """One prompt and its output: what was asked for (set at creation) and how far it is (set by the
+    engine).
 
-    `output_tokens` is how many it will make, `ends_by` why it stops there. `interval` is the number of tokens between
-    events after the first token (0: no event before the last). `blocks` are the chained keys of the prompt's whole blocks.
+    `output_tokens` is how many it will make, `ends_by` why it stops there. `interval` is the number
+    of tokens between events after the first token (0: no event before the last). `blocks` are the
+    chained keys of the prompt's whole blocks.
     """
 
     prompt_tokens: int
@@ -69,9 +73,9 @@ class Sequence:
     _first_step: int = field(default=0, repr=False)
 
     @property
-    def reserved_tokens(self) -> int:
-        """KV tokens at its longest."""
-        return self.prompt_tokens + self.output_tokens
+    def expected_tokens(self) -> int:
+        """KV tokens that it holds on average while it decodes."""
+        return self.prompt_tokens + (self.output_tokens + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class Event:
 class Counters:
     """What the engine did since it started (cumulative; times in seconds).
 
-    `decode_*` are over steps with decoding sequences: b is their number, t the step's time in microseconds, g the tokens.
+    `decode_*` are over steps with decoding sequences: b is their number, t the step's time in
+    microseconds, g the tokens.
     """
 
     steps: int = 0
@@ -111,12 +116,14 @@ class QueueFull(Exception):
 
 
 class EngineCore:
-    """Continuous batching by the step law, first come first served, in whatever time the caller keeps.
+    """Continuous batching by the step law, first come first served, in whatever time the caller
+    keeps.
 
-    `admit` puts a sequence in the queue, `step(now)` ends every step that is over by `now` and starts the next one, and
-    `next_at` is the instant at which there is something to do. Steps follow each other without a gap, however late
-    `step` is called; a sequence joins a step only if it was there when the step started. The cost of a step depends on
-    the events in it, not on the number of running sequences.
+    `admit` puts a sequence in the queue, `step(now)` ends every step that is over by `now` and
+    starts the next one, and `next_at` is the instant at which there is something to do. Steps
+    follow each other without a gap, however late `step` is called; a sequence joins a step only if
+    it was there when the step started. The cost of a step depends on the events in it, not on the
+    number of running sequences.
     """
 
     def __init__(self, law: StepLaw, limits: EngineLimits) -> None:
@@ -128,7 +135,7 @@ class EngineCore:
         self.waiting_tokens = 0  # prompt tokens of waiting sequences
         self._waiting: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
-        self._reserved = 0
+        self._expected = 0
         self._step = 0
         self._ends_at: float | None = None
         self._duration = 0.0
@@ -157,7 +164,9 @@ class EngineCore:
         return self._waiting[0].arrived_at if self._waiting else None
 
     def admit(self, sequence: Sequence, now: float) -> None:
-        """Queue a sequence; QueueFull where no more may wait. Nothing starts before the next `step`."""
+        """Queue a sequence; QueueFull where no more may wait. Nothing starts before the next
+        `step`.
+        """
         most = self.limits.max_queued
         if most is not None and len(self._waiting) >= most:
             raise QueueFull
@@ -186,18 +195,20 @@ class EngineCore:
             self._begin(start_at)
 
     def abort(self, sequence: Sequence, now: float) -> Event | None:
-        """End a sequence at once, wherever it is; None if it had ended already."""
+        """End a sequence at once, wherever it is; None if it had ended, or never begun."""
         generated = self.generated(sequence)
         match sequence.phase:
             case Phase.ENDED:
                 return None
             case Phase.WAITING:
+                if sequence not in self._waiting:
+                    return None  # it was refused before it could wait
                 self._waiting.remove(sequence)
                 self.waiting_tokens -= sequence.prompt_tokens
             case Phase.PREFILLING:
                 self._prefilling.remove(sequence)
                 self.resident_tokens -= sequence.prompt_tokens - sequence._left
-                self._reserved -= sequence.reserved_tokens
+                self._expected -= sequence.expected_tokens
             case Phase.DECODING:
                 self._release(sequence, generated)
         sequence.phase = Phase.ENDED
@@ -243,7 +254,7 @@ class EngineCore:
         if not self._waiting or self.running >= self.limits.max_running:
             return False
         head = self._waiting[0]
-        fits = self._reserved + head.reserved_tokens <= self.limits.kv_tokens or not self.running
+        fits = self._expected + head.expected_tokens <= self.limits.kv_tokens or not self.running
         return fits and head.arrived_at <= start_at
 
     def _start(self, sequence: Sequence, start_at: float) -> None:
@@ -254,12 +265,14 @@ class EngineCore:
         sequence._left = sequence.prompt_tokens - cached
         self.waiting_tokens -= sequence.prompt_tokens
         self.resident_tokens += cached
-        self._reserved += sequence.reserved_tokens
+        self._expected += sequence.expected_tokens
         self.counters.prefill_cached_tokens += cached
         self._prefilling.append(sequence)
 
     def _end(self, at: float, events: list[Event]) -> None:
-        """Take the results of the step in flight: a token for each decoding sequence, and the chunk's progress."""
+        """Take the results of the step in flight: a token for each decoding sequence, and the
+        chunk's progress.
+        """
         self._step += 1
         self._ends_at = None
         self.resident_tokens += self.decoding
@@ -281,9 +294,8 @@ class EngineCore:
                 generated += 1
                 self._due.setdefault(self._step, []).append(sequence)
         self._count(prefilled, generated)
-        for sequence in self._due.pop(self._step, ()):
-            if sequence.phase is Phase.DECODING:
-                events.append(self._advance(sequence, at))
+        due = self._due.pop(self._step, ())
+        events.extend(self._advance(s, at) for s in due if s.phase is Phase.DECODING)
 
     def _advance(self, sequence: Sequence, at: float) -> Event:
         """Report a sequence that is due, and note when it is due again."""
@@ -301,7 +313,7 @@ class EngineCore:
     def _release(self, sequence: Sequence, generated: int) -> None:
         self.decoding -= 1
         self.resident_tokens -= sequence.prompt_tokens + generated - 1
-        self._reserved -= sequence.reserved_tokens
+        self._expected -= sequence.expected_tokens
 
     def _count(self, prefilled: int, generated: int) -> None:
         counters = self.counters

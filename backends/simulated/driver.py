@@ -19,7 +19,9 @@ class Listener(Protocol):
 
 
 class Driver:
-    """Runs one engine in real time: a timer per step on an absolute schedule, and no task at all."""
+    """Runs one engine in real time: a timer per step on an absolute schedule, and no task at
+    all.
+    """
 
     def __init__(self, law: StepLaw, limits: EngineLimits, clock: Clock) -> None:
         self.core = EngineCore(law, limits)
@@ -28,7 +30,9 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, sequence: Sequence, listener: Listener) -> None:
-        """Queue a sequence and report its events to the listener; QueueFull where no more may wait."""
+        """Queue a sequence and report its events to the listener; QueueFull where no more may
+        wait.
+        """
         self.core.admit(sequence, self._clock.monotonic())
         self._listeners[sequence] = listener
         if self._timer is None:

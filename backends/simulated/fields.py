@@ -20,7 +20,9 @@ class NotAnObject(Exception):
 
 
 def parse(raw: bytes, content_type: str) -> dict[str, Any]:
-    """Read a JSON object; Invalid where it is none, NotAnObject where it is another kind of JSON."""
+    """Read a JSON object; Invalid where it is none, NotAnObject where it is another kind of
+    JSON.
+    """
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise Invalid(
             "value_error", (), "Unsupported Media Type: Only 'application/json' is allowed", {}
@@ -80,13 +82,17 @@ def check_sampling(body: Body, limit: int | None) -> None:
             raise Refusal(f"{name} must be in [-2, 2], got {penalty}.")
     count = integer(body, "n")
     if count is not None and count < 1:
-        raise Invalid("greater_than_equal", ("n",), "Input should be greater than or equal to 1", count)
+        raise Invalid(
+            "greater_than_equal", ("n",), "Input should be greater than or equal to 1", count
+        )
     stop = body.get("stop")
     if stop is not None and not isinstance(stop, str) and not _all_of(stop, str):
         raise Invalid("string_type", ("stop",), "Input should be a valid string", stop)
     options = body.get("stream_options")
     if options is not None and not isinstance(options, Mapping):
-        raise Invalid("model_type", ("stream_options",), "Input should be a valid dictionary", options)
+        raise Invalid(
+            "model_type", ("stream_options",), "Input should be a valid dictionary", options
+        )
 
 
 def messages_of(body: Body) -> list[Body]:
@@ -96,14 +102,26 @@ def messages_of(body: Body) -> list[Body]:
         raise Invalid("list_type", ("messages",), "Input should be a valid list", messages)
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise Invalid("model_attributes_type", ("messages", i), "Input should be a valid dictionary", message)
+            raise Invalid(
+                "model_attributes_type",
+                ("messages", i),
+                "Input should be a valid dictionary",
+                message,
+            )
         if message.get("role") not in _ROLES:
-            raise Invalid("literal_error", ("messages", i, "role"), "Input should be a known role", message.get("role"))
+            raise Invalid(
+                "literal_error",
+                ("messages", i, "role"),
+                "Input should be a known role",
+                message.get("role"),
+            )
     return messages
 
 
 def rendered(messages: list[Body], tools: object = None, *, opened: bool = True) -> str:
-    """Give the prompt that a chat becomes: each message under its role, then the assistant's turn."""
+    """Give the prompt that a chat becomes: each message under its role, then the assistant's
+    turn.
+    """
     parts = [f"<tools>{orjson.dumps(tools).decode()}\n"] if tools else []
     for message in messages:
         calls = message.get("tool_calls")
@@ -119,7 +137,9 @@ def text_of(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(text_of(p.get("text", "")) if isinstance(p, Mapping) else str(p) for p in content)
+        return "".join(
+            text_of(p.get("text", "")) if isinstance(p, Mapping) else str(p) for p in content
+        )
     return ""
 
 

@@ -7,10 +7,12 @@ _DEPTH = 12
 
 
 def minimal(schema: object, root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
-    """Give a small instance of a JSON schema: required properties only, first alternative, least length.
+    """Give a small instance of a JSON schema: required properties only, first alternative, least
+    length.
 
-    Understands what grammars for decoding understand: type, enum, const, properties, items, prefixItems, minItems,
-    minLength, minimum, multipleOf, anyOf, oneOf, allOf and local $ref. Anything else is ignored. `root` resolves references.
+    Understands what grammars for decoding understand: type, enum, const, properties, items,
+    prefixItems, minItems, minLength, minimum, multipleOf, anyOf, oneOf, allOf and local $ref.
+    Anything else is ignored. `root` resolves references.
     """
     if not isinstance(schema, Mapping) or depth > _DEPTH:
         return {} if schema is not None and not isinstance(schema, bool) else None
@@ -28,7 +30,9 @@ def minimal(schema: object, root: Mapping[str, Any] | None = None, depth: int = 
         merged: dict[str, Any] = {}
         for part in schema["allOf"]:
             merged = _merge(merged, _dereferenced(part, root))
-        return minimal(_merge(merged, {k: v for k, v in schema.items() if k != "allOf"}), root, depth + 1)
+        return minimal(
+            _merge(merged, {k: v for k, v in schema.items() if k != "allOf"}), root, depth + 1
+        )
     return _typed(schema, root, depth)
 
 

@@ -37,8 +37,8 @@ from backends.simulated.words import (
 class Choice:
     """One answer to a prompt: what it will say and the sequence that says it.
 
-    `silent_end` is 1 where the last token is the end of text, which shows no text. `tool` is the name of the function that the text
-    is the arguments of.
+    `silent_end` is 1 where the last token is the end of text, which shows no text. `tool` is the
+    name of the function that the text is the arguments of.
     """
 
     index: int
@@ -107,7 +107,12 @@ class Orders:
         if flag(body, "logprobs"):
             logprobs = integer(body, "top_logprobs") or 0
         return self._order(
-            body, [rendered(messages, body.get("tools"))], limit, logprobs=logprobs, fixed=fixed, tool=tool
+            body,
+            [rendered(messages, body.get("tools"))],
+            limit,
+            logprobs=logprobs,
+            fixed=fixed,
+            tool=tool,
         )
 
     def completion(self, body: Body) -> Order:
@@ -118,7 +123,11 @@ class Orders:
         limit = integer(body, "max_tokens")
         fixed, _ = _constrained(body)
         order = self._order(
-            body, prompts, 16 if limit is None else limit, logprobs=integer(body, "logprobs"), fixed=fixed
+            body,
+            prompts,
+            16 if limit is None else limit,
+            logprobs=integer(body, "logprobs"),
+            fixed=fixed,
         )
         if flag(body, "echo"):
             order.echo = prompts[0]
@@ -131,7 +140,9 @@ class Orders:
             raise Refusal("Either text, input_ids or input_embeds should be provided.")
         sampling = body.get("sampling_params") or {}
         if not isinstance(sampling, Mapping):
-            raise Invalid("dict_type", ("sampling_params",), "Input should be a valid dictionary", sampling)
+            raise Invalid(
+                "dict_type", ("sampling_params",), "Input should be a valid dictionary", sampling
+            )
         flattened = {**sampling, "stream": body.get("stream"), "rid": body.get("rid"), "model": ""}
         limit = integer(flattened, "max_new_tokens")
         order = self._order(flattened, text_or_ids(given, "text"), 128 if limit is None else limit)
@@ -223,29 +234,35 @@ class Orders:
         return Choice(index, script, sequence, matched, silent, tool)
 
     def _room(self, prompt_tokens: int, limit: int | None) -> int:
-        """Give the most output tokens; Refusal where the prompt, or prompt and output, exceed the context."""
+        """Give the most output tokens; Refusal where the prompt, or prompt and output, exceed
+        the context.
+        """
         context = self._context
         if prompt_tokens >= context:
             raise Refusal(
-                f"The input ({prompt_tokens} tokens) is longer than the model's context length ({context} tokens)."
+                f"The input ({prompt_tokens} tokens) is longer than the model's context length "
+                f"({context} tokens)."
             )
         if limit is None:
             return context - prompt_tokens
         total = prompt_tokens + limit
         if total > context:
             raise Refusal(
-                f"Requested token count exceeds the model's maximum context length of {context} tokens. "
-                f"You requested a total of {total} tokens: {prompt_tokens} tokens from the input messages and "
-                f"{limit} tokens for the completion. Please reduce the number of tokens in the input messages or the "
+                f"Requested token count exceeds the model's maximum context length of {context} "
+                f"tokens. "
+                f"You requested a total of {total} tokens: {prompt_tokens} tokens from the input "
+                f"messages and "
+                f"{limit} tokens for the completion. Please reduce the number of tokens in the "
+                f"input messages or the "
                 "completion to fit within the limit."
             )
         return limit
 
 
-def _stopped(
-    script: Script, tokens: int, sampling: _Sampling
-) -> tuple[Script, int, str] | None:
-    """Find the first stop string in what a script will say; give the script cut there, its tokens and the string."""
+def _stopped(script: Script, tokens: int, sampling: _Sampling) -> tuple[Script, int, str] | None:
+    """Find the first stop string in what a script will say; give the script cut there, its
+    tokens and the string.
+    """
     ends = []
     length = 0
     for i in range(tokens):

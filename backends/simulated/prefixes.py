@@ -7,9 +7,11 @@ BLOCK_TOKENS = 16
 
 
 class PrefixCache:
-    """The prefixes that a replica holds, as chained keys of whole blocks, least recently used out first.
+    """The prefixes that a replica holds, as chained keys of whole blocks, least recently used out
+    first.
 
-    A key stands for its block and all before it, so a prompt's cached part ends at the first key that is missing.
+    A key stands for its block and all before it, so a prompt's cached part ends at the first key
+    that is missing.
     """
 
     def __init__(self, capacity_tokens: int, block_tokens: int = BLOCK_TOKENS) -> None:

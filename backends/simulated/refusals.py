@@ -1,11 +1,13 @@
 """How does SGLang 0.5.23 say no?"""
 
+import json
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-# SGLang's validation errors name the file of its route; a gateway is expected to scrub that, so it is here too.
+# SGLang's validation errors name the file of its route; a gateway is expected to scrub that, so it
+# is here too.
 _LEAKED_FILE = "/opt/sgl-venv/lib/python3.11/site-packages/sglang/srt/entrypoints/http_server.py"
 
 
@@ -27,20 +29,29 @@ class QueueIsFull(Refusal):
 
 
 class Invalid(Refusal):
-    """A body that does not have the schema: a dump of the validation error, with the route in it."""
+    """A body that does not have the schema: a dump of the validation error, with the route in
+    it.
+    """
 
     def __init__(
         self, kind: str, location: tuple[object, ...], message: str, given: object, **extra: Any
     ) -> None:
-        self.detail = {"type": kind, "loc": ("body", *location), "msg": message, "input": given, **extra}
+        self.detail = {
+            "type": kind,
+            "loc": ("body", *location),
+            "msg": message,
+            "input": given,
+            **extra,
+        }
         super().__init__(message, kind="Bad Request")
 
     def body_for(self, method: str, path: str) -> bytes:
         """Give the flat error body as SGLang words it for a route."""
         function = "openai" + path.replace("/", "_").replace("-", "_")
+        where = f'File "{_LEAKED_FILE}", line 1870, in {function}'
         message = (
             f"1 validation error:\n  {self.detail}\n\n"
-            f'  File "{_LEAKED_FILE}", line 1870, in {function}\n    {method} {path} [{self.detail}]'
+            f"  {where}\n    {method} {path} [{self.detail}]"
         )
         return flat(message, "Bad Request", 400)
 
@@ -59,12 +70,9 @@ def flat(message: str, kind: str, code: int) -> bytes:
 
 def error_frame(message: str, kind: str, code: int) -> bytes:
     """Give the frame that a stream carries where a unary call would have an error status."""
+    error = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
     # SGLang writes this one frame with spaces after its separators
-    body = (
-        '{"error": {"object": "error", "message": "%s", "type": "%s", "param": null, "code": %d}}'
-        % (message, kind, code)
-    )
-    return b"data: " + body.encode() + b"\n\n"
+    return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
 
 
 def refused(refusal: Refusal, request: web.Request) -> web.Response:

@@ -11,8 +11,8 @@ from backends.simulated.core import EngineLimits
 class Faults:
     """What goes wrong, for tests; nothing by default.
 
-    Rates are shares of the calls (0 to 1), drawn by `seed`. Frames are counted per stream, the role frame included; a stream fault
-    strikes `stream_rate` of the streams.
+    Rates are shares of the calls (0 to 1), drawn by `seed`. Frames are counted per stream, the role
+    frame included; a stream fault strikes `stream_rate` of the streams.
     """
 
     refuse_rate: float = 0.0  # answered as if the queue were full
@@ -48,9 +48,11 @@ class Faults:
 class SimulatedSettings:
     """Replicas of one model on one kind of GPU, each on a port of its own.
 
-    `throughput_scale` s divides c_tok and c_kv by s: decode latencies stay those of the GPU at a batch s times as large, the
-    prefill of one prompt takes 1/s as long. None: as the profile of (model, hardware) says. `port` is the first replica's (0: any free
-    ones); `disconnect_poll_s` is how often SGLang looks whether a caller who does not stream is still there.
+    `throughput_scale` s divides c_tok and c_kv by s: decode latencies stay those of the GPU at a
+    batch s times as large, the prefill of one prompt takes 1/s as long. None: as the profile of
+    (model, hardware) says. `port` is the first replica's (0: any free ones); `disconnect_poll_s` is
+    how often SGLang looks whether a caller is still there who has had no byte yet (unary, queued,
+    prefilling); one who leaves a flowing stream is noticed at once.
     """
 
     model: str = "llama2-70b"
@@ -71,7 +73,6 @@ class SimulatedSettings:
     api_key: str | None = None
     keep_alive_s: float = 5.0
     disconnect_poll_s: float = 4.0
-    drain_poll_s: float = 0.1
     embedding_size: int = 256
     faults: Faults = Faults()
 

@@ -1,7 +1,7 @@
 """What text does a simulated model read and write, and in how many tokens?
 
-A token is four bytes of UTF-8 on the way in; on the way out it is a space and a word of three letters, so the text that
-a model wrote counts the same when it is read again.
+A token is four bytes of UTF-8 on the way in; on the way out it is a space and a word of three
+letters, so the text that a model wrote counts the same when it is read again.
 """
 
 import hashlib
@@ -14,11 +14,16 @@ TOKEN_BYTES = 4
 EOS_ID = 2
 
 _WORDS = (
-    "act add age air all and any arm art ask bag bar bay bed big bit box bus buy can car cat cup cut day dew dig dog "
-    "dry due ear eat egg end eye far few fit fly fog for fun gap gas get gold hat hen her hit hot ice ink inn jam jar "
-    "jet job joy key kit lab law leg let lid log lot low map may mix mud net new nod nut oak oar odd off oil old one "
-    "our out owl own pan paw pay pen pet pie pin pot put ray red rib rim row rug run sad saw say sea see set she sit "
-    "six sky son sum sun tab tan tax tea ten the tie tin tip toe ton too top toy two urn use van vow war was wax way"
+    "act add age air all and any arm art ask bag bar bay bed big bit box bus buy can car cat cup "
+    "cut day dew dig dog "
+    "dry due ear eat egg end eye far few fit fly fog for fun gap gas get gold hat hen her hit hot "
+    "ice ink inn jam jar "
+    "jet job joy key kit lab law leg let lid log lot low map may mix mud net new nod nut oak oar "
+    "odd off oil old one "
+    "our out owl own pan paw pay pen pet pie pin pot put ray red rib rim row rug run sad saw say "
+    "sea see set she sit "
+    "six sky son sum sun tab tan tax tea ten the tie tin tip toe ton too top toy two urn use van "
+    "vow war was wax way"
 )
 _VOCABULARY = tuple(w for w in _WORDS.split() if len(w) == 3)
 _CYCLE = 4096  # words before the sequence of one seed repeats
@@ -61,7 +66,9 @@ def seed_of(*parts: object) -> int:
 
 
 def draw_output_tokens(seed: int, mean: float, sigma: float) -> int:
-    """Draw a lognormal output length with the given mean, the same for the same seed; at least 2 (one and its end)."""
+    """Draw a lognormal output length with the given mean, the same for the same seed; at least 2
+    (one and its end).
+    """
     location = math.log(mean) - sigma**2 / 2
     return max(2, round(random.Random(seed).lognormvariate(location, sigma)))
 
@@ -96,7 +103,9 @@ class WordScript:
         self._offset = offset
 
     def text(self, start: int, end: int) -> str:
-        """Give the text of the tokens from `start` up to `end`; the very first has no space before it."""
+        """Give the text of the tokens from `start` up to `end`; the very first has no space
+        before it.
+        """
         words = self._words
         if end - start == 1:
             text = words[(self._offset + start) % _CYCLE]

@@ -133,6 +133,7 @@ def admin_app(services: AdminServices, *, probes: APIRouter) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json" if shown else None,
     )
+    app.state.services = services  # where the probes look
     install(app)
 
     @app.exception_handler(RedisError)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gateway.api.calls import Asker, CallAnswer, Draft, Surface, identify
+from gateway.api.document import described
 from gateway.api.responses_create import Desk
 from gateway.api.responses_follow import follow
 from gateway.errors import GatewayError, InvalidRequest, NotFound
@@ -19,19 +20,20 @@ from gateway.responses_background import ResponseRuns, settled
 from gateway.responses_store import Stored, TooLarge, away
 from gateway.services import Services
 from gateway.wire.responses.document import cancelled
+from gateway.wire.responses.request import CountTokens, CreateResponse
 
 NO_CACHE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 
-@router.post("")
+@router.post("", openapi_extra=described(CreateResponse, streams=True))
 async def create(request: Request) -> Response:
     """Create a response: at once, as a stream of events, or in the background."""
     return CallAnswer(request, Surface(_read))
 
 
-@router.post("/input_tokens")
+@router.post("/input_tokens", openapi_extra=described(CountTokens))
 async def count(request: Request) -> Response:
     """Count the tokens that a request would put in."""
     return CallAnswer(request, Surface(_read_count))

@@ -9,7 +9,7 @@ import structlog
 from gateway.api.calls import Asker, Draft
 from gateway.api.responses_follow import follow
 from gateway.call import Call, Operation
-from gateway.errors import GatewayError, InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest, QueueFull
 from gateway.relay import STREAM_HEADERS
 from gateway.responses_background import ResponseRuns
 from gateway.responses_store import History, Stored, TooLarge
@@ -29,6 +29,8 @@ from gateway.wire.responses.tools import Toolbox, toolbox
 
 CHAT = "/v1/chat/completions"
 TOKENIZE = "/v1/tokenize"
+MOST_RUNNING = 10_000  # background responses per process, those that wait for room included
+FULL_RETRY_S = 30.0
 
 _log = structlog.get_logger("responses")
 
@@ -56,7 +58,7 @@ class Desk:
             body=Body(orjson.dumps(chat)),
             dialect=creation.dialect,
             stream=stream,
-            tier=request.service_tier,
+            tier=request.tier,
             attributes={"sluice.api": "responses"},
             serve=creation.detach if detached else None,
         )
@@ -127,6 +129,8 @@ class _Creation:
             raise TypeError("a background response has the dialect of responses")
         document = call.dialect.created
         runs, records = self.runs, bool(self.request.stream)
+        if runs.running >= MOST_RUNNING:
+            raise QueueFull(FULL_RETRY_S)
         stored = Stored(document, self.own, self.chain, alive_at=runs.clock.now())
         try:
             await runs.store.keep(self.tenant, stored)

@@ -42,7 +42,9 @@ def add_redis_url(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(
-    options: argparse.Namespace, flags: Mapping[str, object] | None = None
+    options: argparse.Namespace,
+    flags: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Settings:
     """Read the settings that hold; what is None on the command line sets nothing.
 
@@ -52,7 +54,7 @@ def read_settings(
     given = {name: value for name, value in {**asked, **(flags or {})}.items() if value is not None}
     path = None if options.config is None else Path(options.config)
     try:
-        return load(path, os.environ, given)
+        return load(path, os.environ, given, defaults=defaults)
     except ConfigError as error:
         raise CommandFailed(str(error).replace("\n", "\nerror: "), USAGE) from error
 

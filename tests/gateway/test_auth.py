@@ -99,8 +99,8 @@ async def test_no_key_is_told_apart_from_a_wrong_one(
 ) -> None:
     error = await refusal(auth, given, x)
     assert isinstance(error, BadKey)
-    assert error.code is None
     assert headers(error)["www-authenticate"] == "Bearer"
+    assert error.code is None
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,20 @@ from loadtest.seeds import ROUNDS, named
 
 V60 = ROUNDS["v6.0"]
 
-# Six performance runs published by AMD in MLPerf Inference v6.0: target rate, minimum duration (s), dataset, queries,
-# `generated_query_duration` (ns) of the published logs, sha256 of the arrivals as int64 LE.
+# Six performance runs published by AMD in MLPerf Inference v6.0: target rate, minimum duration (s),
+# dataset, queries, `generated_query_duration` (ns) of the published logs, sha256 of the arrivals as
+# int64 LE.
+INTERACTIVE_8X = "9f4ac46f5a60fb329681dd91fab30cc7ff76df211c2f18d730d42ca03a01c4f8"
+SERVER_8X = "165dbee594113047adf518dab5590e17969f62a75d81790c8127f86cf2989363"
+GPT_OSS_8X = "ce7d30ed2f2f4601c5ee7523a671dffd633b36e6c4184d2dda6641d759c73e49"
 PUBLISHED = [
-    (263, 600, 24576, 172032, 652532746021, "9f4ac46f5a60fb329681dd91fab30cc7ff76df211c2f18d730d42ca03a01c4f8"),
-    (360, 1800, 24576, 663552, 1844698428358, "165dbee594113047adf518dab5590e17969f62a75d81790c8127f86cf2989363"),
-    (61.2, 1800, 6396, 115128, 1878316006269, "ce7d30ed2f2f4601c5ee7523a671dffd633b36e6c4184d2dda6641d759c73e49"),
+    (263, 600, 24576, 172032, 652532746021, INTERACTIVE_8X),
+    (360, 1800, 24576, 663552, 1844698428358, SERVER_8X),
+    (61.2, 1800, 6396, 115128, 1878316006269, GPT_OSS_8X),
     (3650, 1200, 24576, 4399104, 1205944035744, ""),
     (2800, 1200, 24576, 3366912, 1203723549759, ""),
     (705, 600, 6396, 428532, 607608140050, ""),
-]  # fmt: skip
+]
 UNIT = [
     (1, "6551c57e1de4d9890709475ddb7dd2565b07e31ddc908332092029a90523323c", 1021242442286),
     (100, "d96b6ae1521000a13539ec19e83bd823af7df8f1659f3dc902d5fa672c819f53", 10212423941),

@@ -119,10 +119,13 @@ class ChatDialect:
         finish, matched = finish_of(progress)
         if progress.choice.tool is not None and finish == "stop":
             finish = "tool_calls"
-        return b'%b{"reasoning_content":null},"logprobs":null,"finish_reason":%b,"matched_stop":%b}]}\n\n' % (
-            _head(call, progress.choice.index),
-            orjson.dumps(finish),
-            orjson.dumps(matched),
+        return (
+            b'%b{"reasoning_content":null},"logprobs":null,"finish_reason":%b,"matched_stop":%b}]}\n\n'
+            % (
+                _head(call, progress.choice.index),
+                orjson.dumps(finish),
+                orjson.dumps(matched),
+            )
         )
 
     def _tool_frame(
@@ -139,10 +142,13 @@ class ChatDialect:
         usage = None
         if call.order.continuous_usage:
             usage = usage_of_one(call.progress[choice.index], cache_report=self._cache_report)
-        return b'%b%b,"logprobs":null,"finish_reason":null,"matched_stop":null}],"usage":%b}\n\n' % (
-            _head(call, choice.index),
-            orjson.dumps(delta),
-            orjson.dumps(usage),
+        return (
+            b'%b%b,"logprobs":null,"finish_reason":null,"matched_stop":null}],"usage":%b}\n\n'
+            % (
+                _head(call, choice.index),
+                orjson.dumps(delta),
+                orjson.dumps(usage),
+            )
         )
 
 
@@ -156,7 +162,9 @@ def _envelope(call: Call) -> bytes:
 
 
 def _head(call: Call, index: int) -> bytes:
-    """Give a frame up to its delta; the same for every frame of a choice, so it is kept with the call."""
+    """Give a frame up to its delta; the same for every frame of a choice, so it is kept with the
+    call.
+    """
     heads = call.heads
     head = heads.get(index)
     if head is None:

@@ -51,7 +51,9 @@ def finish_of(progress: Progress) -> tuple[str | None, int | str | None]:
 
 
 def chat_logprobs(choice: Choice, start: int, end: int, alternatives: int) -> dict[str, Any]:
-    """Give made-up log-probabilities of the tokens from `start` up to `end`, in the shape of chat."""
+    """Give made-up log-probabilities of the tokens from `start` up to `end`, in the shape of
+    chat.
+    """
     content = []
     for i in range(start, end):
         text = choice.script.text(i, i + 1)

@@ -8,6 +8,7 @@ srt/entrypoints/openai/protocol.py).
 
 from typing import Annotated, Any, Literal
 
+import orjson
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.errors import InvalidRequest
@@ -52,6 +53,12 @@ class TextConfig(Struct):
 
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class BackgroundOptions(Struct):
+    """How soon a background response is wanted."""
+
+    completion_window: Literal["soonest", "2h", "8h"] | None = None
 
 
 class ResponseStreamOptions(Struct):
@@ -108,6 +115,7 @@ class CreateResponse(Extras, kw_only=True):
     truncation: Literal["auto", "disabled"] | None = None
     store: bool | None = None
     background: bool | None = None
+    background_options: BackgroundOptions | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     user: str | None = None
@@ -120,6 +128,20 @@ class CreateResponse(Extras, kw_only=True):
     def stores(self) -> bool:
         """Whether the answer is to be kept: yes, unless the caller says no."""
         return self.store is not False
+
+    @property
+    def tier(self) -> str | None:
+        """The tier that is asked for, in the names that every surface shares.
+
+        `ultrafast` exists here alone and is served as `priority`; a background response that may
+        take hours is served as `flex`.
+        """
+        if self.service_tier == "ultrafast":
+            return "priority"
+        options = self.background_options
+        if self.service_tier in (None, "auto") and self.background and options is not None:
+            return "flex" if options.completion_window in ("2h", "8h") else self.service_tier
+        return self.service_tier
 
     @property
     def wants_logprobs(self) -> bool:
@@ -141,6 +163,7 @@ class CountTokens(Struct, kw_only=True):
 def parse(body: bytes) -> CreateResponse:
     """Read and check a request. Raises InvalidRequest, its `param` naming the field."""
     request = decode(body, CreateResponse)
+    _check_free_fields(request)
     for name in ("conversation", "prompt"):
         if getattr(request, name) not in (UNSET, Raw(b"null")):
             raise InvalidRequest(
@@ -167,9 +190,31 @@ def parse(body: bytes) -> CreateResponse:
 def parse_count(body: bytes) -> CountTokens:
     """Read and check a request to count tokens."""
     request = decode(body, CountTokens)
+    _check_free_fields(request)
     if not request.input and request.previous_response_id is None:
         raise missing("input")
     return request
+
+
+def _check_free_fields(request: CreateResponse | CountTokens) -> None:
+    """Refuse what was read but cannot be written again, in fields whose content is free.
+
+    orjson writes integers of 64 bits and 254 levels; the levels around these fields are ours.
+    """
+    fields: dict[str, Any] = {
+        name: getattr(request, name) for name in ("input", "tools", "tool_choice")
+    }
+    if isinstance(request, CreateResponse):
+        fields |= request.given()
+        fields["text.format"] = None if request.text is None else request.text.format
+    for name, value in fields.items():
+        try:
+            orjson.dumps([[[[[[[[[[value]]]]]]]]]])
+        except TypeError:
+            raise InvalidRequest(
+                f"'{name}' holds a number of more than 64 bits, or is nested too deeply.",
+                param=name,
+            ) from None
 
 
 def response_format(config: TextConfig | None) -> dict[str, Any] | None:

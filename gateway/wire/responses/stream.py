@@ -77,6 +77,8 @@ class ResponsesStream:
         lead = self._start()
         self._output.end(complete=False)
         document = failed(self._document, self._output.items, error)
+        # What breaks before its caller's eyes is not kept; in the background it is.
+        document["store"] = document["background"]
         told = {"code": error.code, "message": error.message, "param": error.param}
         return lead + self._encode(
             [{"type": "response.failed", "response": document}, {"type": "error", **told}]

@@ -1,4 +1,4 @@
-"""What do engines answer? Frames and documents in SGLang's shapes, shared by the tests of responses."""
+"""What do engines answer, in SGLang's shapes? Shared by the tests of the Responses API."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -2,6 +2,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
 from gateway.wire.responses.chat import chat_request
@@ -320,8 +322,63 @@ def test_a_body_that_is_no_object_is_refused() -> None:
             parse(body)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["type", "role", "content", "text", "id", "name", "call_id", "arguments", "output",
+             "format", "schema", "parameters", "strict", "tools", "mode", "image_url", "summary"]
+        ),
+        inner
+        | st.sampled_from(
+            ["message", "user", "assistant", "input_text", "output_text", "function", "custom",
+             "function_call", "function_call_output", "reasoning", "json_schema", "grammar",
+             "allowed_tools", "auto", "item_reference", "input_image"]
+        ),
+        max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.lists(JSON, max_size=3), st.lists(JSON, max_size=2), JSON, JSON)
+def test_any_json_is_read_or_refused(entries: Any, tools: Any, choice: Any, text: Any) -> None:
+    fields = {"input": entries, "tools": tools, "tool_choice": choice, "text": {"format": text}}
+    for some in (fields, {"input": entries}, {"tools": tools}, {"text": text}):
+        try:
+            body = chat(**some)
+        except InvalidRequest:
+            continue
+        assert orjson.loads(orjson.dumps(body)) == body
+
+
+@pytest.mark.parametrize("name", ["input", "tools"])
+def test_what_cannot_be_written_again_is_refused(name: str) -> None:
+    deep = b'{"a":' * 300 + b"1" + b"}" * 300
+    for odd in (b"123456789012345678901234567890", deep):
+        with pytest.raises(InvalidRequest) as caught:
+            parse(b'{"model": "m", "input": "x", "%b": [{"x": %b}]}' % (name.encode(), odd))
+        assert caught.value.param in (name, f"{name}[0].type", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({}, None),
+        ({"service_tier": "ultrafast"}, "priority"),
+        ({"service_tier": "flex"}, "flex"),
+        ({"background": True, "background_options": {"completion_window": "8h"}}, "flex"),
+        ({"background": True, "background_options": {"completion_window": "soonest"}}, None),
+        ({"background_options": {"completion_window": "8h"}}, None),
+    ],
+)
+def test_tiers_are_those_of_every_surface(fields: dict[str, Any], tier: str | None) -> None:
+    assert request(**fields).tier == tier
+
+
 def test_null_fields_are_as_good_as_absent() -> None:
-    nothing: dict[str, None] = dict.fromkeys(
+    nothing: dict[str, Any] = dict.fromkeys(
         ["instructions", "tools", "tool_choice", "text", "reasoning", "metadata", "conversation",
          "prompt", "stop", "top_k", "include", "store", "stream", "previous_response_id"]
     )  # fmt: skip

@@ -1,0 +1,85 @@
+"""How do replicas of this process come into service, stay in the registry, and leave it?"""
+
+import argparse
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from backends.fleet import Replica
+from backends.launch import LaunchFailed, LaunchSpec
+from backends.tenure import serve_replica
+from gateway.cli.failure import CommandFailed
+from gateway.cli.interrupts import Interrupts, run
+from gateway.cli.options import add_config, add_data_dir, add_redis_url, say
+
+MOST_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is to be in service: replicas, and the process behind them unless it runs elsewhere."""
+
+    replicas: tuple[Replica, ...]
+    spec: LaunchSpec | None = None
+
+
+def hold(
+    begin: Callable[[], AbstractAsyncContextManager[Service]], store_url: str, *, drain_s: float
+) -> int:
+    """Keep the leases of what `begin` gives until a signal or an operator's removal.
+
+    The first signal lets calls finish, the second ends at once. Gives the exit status.
+    """
+
+    async def serve(interrupts: Interrupts) -> int:
+        async with begin() as service:
+            await serve_replica(
+                service.spec,
+                service.replicas,
+                store_url,
+                stop=interrupts.stop,
+                drain_within_s=drain_s,
+                on_progress=say,
+                on_ready=lambda: say(f"in service: {', '.join(r.id for r in service.replicas)}"),
+            )
+        return 0
+
+    try:
+        return run(serve)
+    except (LaunchFailed, OSError) as error:
+        raise CommandFailed(str(error)) from error
+
+
+@asynccontextmanager
+async def given(service: Service) -> AsyncIterator[Service]:
+    """Give a service that needs nothing before it."""
+    yield service
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Ask what is the same for every engine."""
+    parser.add_argument("--site", default="local", help="where it stands")
+    parser.add_argument(
+        "--drain-s", type=float, default=600.0, help="time for its calls to finish (default: 600)"
+    )
+    add_redis_url(parser)
+    add_config(parser)
+    add_data_dir(parser)
+
+
+def free_ports(host: str, count: int) -> int:
+    """Find `count` ports in a row that nobody listens on now; give the first."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for _ in range(MOST_TRIES):
+        with ExitStack() as stack:
+            first = 0
+            try:
+                for offset in range(count):
+                    probe = stack.enter_context(socket.socket(family))
+                    probe.bind((host, first + offset if first else 0))
+                    first = first or int(probe.getsockname()[1])
+            except (OSError, OverflowError):
+                continue
+            return first
+    raise CommandFailed(f"found no {count} free ports in a row on {host}")

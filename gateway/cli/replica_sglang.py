@@ -1,0 +1,121 @@
+"""How does a real SGLang come into service here, or one that somebody else runs?"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from backends.embedded import environment, server, steps
+from backends.fleet import EngineKind, Replica
+from backends.launch import LaunchSpec
+from backends.registry import replica_id
+from backends.sglang import UnknownModel, launch_command
+from gateway.cli.data_dir import DataDir, read_secret
+from gateway.cli.failure import USAGE, CommandFailed
+from gateway.cli.keys import store_url
+from gateway.cli.options import default_data_dir, read_settings, say
+from gateway.cli.replica_service import Service, add_common, free_ports, given, hold
+from gateway.settings import Settings
+
+ENGINE_GRACE_S = 15.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve one replica until a signal."""
+    options = _parser().parse_args(arguments)
+    settings = read_settings(options)
+    service = _service(options, settings)
+    return hold(lambda: given(service), store_url(settings), drain_s=options.drain_s)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluice replica sglang", description=__doc__)
+    parser.add_argument("--model", required=True, help="public id of the model")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--url", help="adopt the server at this base URL instead of starting one")
+    source.add_argument(
+        "--embedded",
+        choices=sorted(environment.MODELS),
+        help="start SGLang on this machine's CPU with a small model (built the first time)",
+    )
+    source.add_argument("--checkpoint", help="start it with these weights instead of the model's")
+    parser.add_argument("--host", default="127.0.0.1", help="address of a started one")
+    parser.add_argument("--port", type=int, default=0, help="port of a started one; 0: any free")
+    parser.add_argument("--gpu", type=int, help="GPU of a started one")
+    parser.add_argument("--tp", type=int, default=1, help="GPUs that it is spread over")
+    parser.add_argument("--stream-interval", type=int, default=16, help="tokens per chunk")
+    parser.add_argument("--python", default="python3", help="interpreter that has SGLang")
+    parser.add_argument("--advertise", metavar="URL", help="URL by which gateways reach it")
+    parser.add_argument("--served-name", help="the model's name inside an adopted engine")
+    parser.add_argument("--hardware", default="mi355x", help="generation of GPU")
+    parser.add_argument("--max-running", type=int, help="calls that may run on it at once")
+    parser.add_argument("--api-key-file", type=Path, help="file that holds the engine's API key")
+    add_common(parser)
+    return parser
+
+
+def _service(options: argparse.Namespace, settings: Settings) -> Service:
+    if options.url is not None:
+        return Service((_replica(options, options.url),))
+    port = options.port or free_ports(options.host, 1)
+    own_url = f"http://{options.host}:{port}"
+    argv, env = _embedded(options, port) if options.embedded else _launch_line(options, port)
+    logs = DataDir(settings.data_dir or default_data_dir()).logs
+    logs.mkdir(parents=True, exist_ok=True)
+    spec = LaunchSpec(
+        name=f"sglang {options.model}",
+        argv=argv,
+        env=env,
+        url=own_url,
+        log_path=logs / f"sglang-{port}.log",
+        stop_grace_s=ENGINE_GRACE_S,
+    )
+    return Service((_replica(options, options.advertise or own_url),), spec)
+
+
+def _replica(options: argparse.Namespace, url: str) -> Replica:
+    key = None
+    if options.api_key_file is not None and (key := read_secret(options.api_key_file)) is None:
+        raise CommandFailed(f"--api-key-file: {options.api_key_file} is missing or empty", USAGE)
+    return Replica(
+        id=replica_id(options.model, url),
+        model=options.model,
+        url=url.rstrip("/"),
+        engine=EngineKind.EMBEDDED if options.embedded else EngineKind.SGLANG,
+        hardware="cpu" if options.embedded else options.hardware,
+        site=options.site,
+        served_name=options.served_name,
+        max_running=options.max_running or 0,
+        api_key=key,
+    )
+
+
+def _embedded(options: argparse.Namespace, port: int) -> tuple[list[str], dict[str, str]]:
+    workshop = environment.Workshop.of(os.environ, say)
+    try:
+        python = environment.ensure_engine(workshop)
+        model = environment.ensure_model(options.embedded, workshop)
+    except (environment.WrongPython, steps.BuildFailed) as error:
+        raise CommandFailed(str(error)) from error
+    argv = server.command(
+        python, model, served_model_name=options.model, host=options.host, port=port
+    )
+    return argv, server.environ(os.environ)
+
+
+def _launch_line(options: argparse.Namespace, port: int) -> tuple[list[str], dict[str, str]]:
+    try:
+        line = launch_command(
+            options.model,
+            port=port,
+            host=options.host,
+            gpu=options.gpu,
+            tp=options.tp,
+            stream_interval=options.stream_interval,
+            max_running=options.max_running,
+            checkpoint=options.checkpoint,
+            python=options.python,
+        )
+    except UnknownModel as error:
+        raise CommandFailed(f"{error} Start it yourself and adopt it by --url.", USAGE) from error
+    return list(line.argv), {**os.environ, **line.env}

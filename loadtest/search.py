@@ -1,0 +1,203 @@
+"""Which is the highest rate that is VALID, found with few queries?
+
+Bracket by growing steps, halve the bracket (on a logarithmic scale) with probes that end as soon as
+they are clear, confirm the best rate by a whole run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from math import ceil, log, sqrt
+from pathlib import Path
+
+from loadtest import certify, plan, report, results
+from loadtest.launch import Generators
+from loadtest.options import RunOptions
+from loadtest.progress import Terminal
+from loadtest.records import Log
+from loadtest.sequential import Caution, Outlook, outlook
+from loadtest.verdict import Verdict, judge
+
+_GROWTH = 1.5
+_MOST_STEPS = 24
+_MOST_CONFIRMATIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One rate that was tried: was it valid, and what did it cost?"""
+
+    qps: float
+    valid: bool
+    queries: int
+    whole: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The outcome: `qps` is the highest confirmed rate, None if none was."""
+
+    qps: float | None
+    probes: tuple[Probe, ...]
+    sweep_queries: int
+
+    @property
+    def queries(self) -> int:
+        """Give what the search cost."""
+        return sum(probe.queries for probe in self.probes)
+
+
+class Searching(RuntimeError):
+    """The search cannot go on."""
+
+
+TryRate = Callable[[float, bool], Probe]
+
+
+def find(try_rate: TryRate, start_qps: float, *, precision: float, whole_s: float) -> Found:
+    """Find the highest valid rate.
+
+    `try_rate(qps, whole)` runs a probe, or a whole run. `precision`: relative width at which the
+    halving stops. `whole_s`: length of a whole run, for the cost of a sweep in steps of the
+    precision over the same bracket.
+    """
+    probes: list[Probe] = []
+
+    def attempt(qps: float, whole: bool) -> bool:
+        probes.append(try_rate(qps, whole))
+        return probes[-1].valid
+
+    low, high = _bracket(lambda qps: attempt(qps, False), start_qps)
+    outer = (low, high)
+    while high / low > 1 + precision:
+        middle = sqrt(low * high)
+        low, high = (middle, high) if attempt(middle, False) else (low, middle)
+    confirmed = None
+    for _ in range(_MOST_CONFIRMATIONS):
+        if attempt(low, True):
+            confirmed = low
+            break
+        low /= 1 + precision
+    return Found(confirmed, tuple(probes), sweep_cost(*outer, precision, whole_s))
+
+
+def sweep_cost(low: float, high: float, precision: float, whole_s: float) -> int:
+    """Count the queries of whole runs at every rate from low to high, one precision apart."""
+    steps = ceil(log(high / low) / log(1 + precision))
+    return round(sum(low * (1 + precision) ** i * whole_s for i in range(steps + 1)))
+
+
+def _bracket(valid: Callable[[float], bool], start_qps: float) -> tuple[float, float]:
+    """Find a valid rate and an invalid one above it, a step apart."""
+    qps = start_qps
+    if valid(qps):
+        for _ in range(_MOST_STEPS):
+            if not valid(qps * _GROWTH):
+                return qps, qps * _GROWTH
+            qps *= _GROWTH
+        raise Searching(f"still VALID at {qps:g} queries/s: start higher")
+    for _ in range(_MOST_STEPS):
+        if valid(qps / _GROWTH):
+            return qps / _GROWTH, qps
+        qps /= _GROWTH
+    raise Searching(f"still INVALID at {qps:g} queries/s")
+
+
+def command(
+    run: RunOptions,
+    base_url: str,
+    out: Path,
+    generators: Generators,
+    terminal: Terminal,
+    asked: certify.Interrupted,
+    precision: float,
+) -> int:
+    """Search on a live endpoint, report the confirming run, print the cost. Give the exit code."""
+    last: list[results.Outcomes] = []
+    number = 0
+    whole_s = plan.make(run).rules.min_duration_ns / 1e9
+
+    def try_rate(qps: float, whole: bool) -> Probe:
+        nonlocal number
+        number += 1
+        made = plan.make(replace(run, target_qps=qps, duration=run.duration if whole else whole_s))
+        if not whole:
+            made = _partial(made, whole_s)
+        place = out if whole else out / f"probe-{number:02d}"
+        if whole:
+            found = certify.certify(made, base_url, out, generators, terminal, asked)
+            last[:] = [found]
+            probe = Probe(
+                qps, found.judgement.verdict is Verdict.VALID, found.judgement.queries, True
+            )
+        else:
+            probe = _probe(made, base_url, place, generators, terminal, asked, qps)
+        if asked:
+            raise KeyboardInterrupt
+        state = "VALID" if probe.valid else "INVALID"
+        kind = "whole run" if whole else f"probe, {probe.note}"
+        terminal.tell(f"{qps:10.4g} queries/s  {state:8}  {probe.queries} queries  ({kind})")
+        return probe
+
+    try:
+        found = find(try_rate, run.target_qps, precision=precision, whole_s=whole_s)
+    except KeyboardInterrupt:
+        print("INCOMPLETE  the search was interrupted")
+        return 2
+    except Searching as error:
+        raise certify.CannotJudge(str(error)) from None
+    if last:
+        report.write(out, last[0])
+    (out / "search.json").write_text(json.dumps(asdict(found) | {"queries": found.queries}))
+    if found.qps is None:
+        print("INVALID  no rate was confirmed")
+        return 1
+    share = found.queries / found.sweep_queries
+    print(f"VALID up to {found.qps:.4g} queries/s")
+    print(
+        f"  {found.queries} queries in {len(found.probes)} runs; a sweep in steps of "
+        f"{precision:.0%} over the same range would take {found.sweep_queries} ({share:.0%})"
+    )
+    print(f"  {out / results.REPORT}")
+    return 0
+
+
+def _partial(made: plan.Plan, whole_s: float) -> plan.Plan:
+    """Shorten a plan to the minimum duration: a probe needs no whole passes over the dataset."""
+    arrivals = made.schedule.arrivals_ns
+    count = int((arrivals <= whole_s * 1e9).sum())
+    schedule = replace(
+        made.schedule, arrivals_ns=arrivals[:count], samples=made.schedule.samples[:count]
+    )
+    return replace(made, schedule=schedule)
+
+
+def _probe(
+    made: plan.Plan,
+    base_url: str,
+    place: Path,
+    generators: Generators,
+    terminal: Terminal,
+    asked: certify.Interrupted,
+    qps: float,
+) -> Probe:
+    """Run until the outlook is clear, at most the whole length."""
+    place.mkdir(parents=True, exist_ok=True)
+    seen = Outlook.OPEN
+    caution = Caution(settle_s=min(30.0, made.rules.min_duration_ns / 4e9))
+
+    def clear(records: Log, elapsed_s: float) -> bool:
+        nonlocal seen
+        seen = outlook(records, made.rules, elapsed_s, caution)
+        return seen is not Outlook.OPEN
+
+    records, status = certify.run(made, base_url, place, generators, terminal, asked, clear=clear)
+    if seen is not Outlook.OPEN:
+        return Probe(qps, seen is Outlook.VALID, len(records), False, "clear")
+    judgement = judge(
+        records, made.rules, offered=len(made.schedule), interrupted=status["state"] != "finished"
+    )
+    return Probe(qps, judgement.verdict is Verdict.VALID, len(records), False, "at full length")
