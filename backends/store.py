@@ -67,7 +67,6 @@ def connect(url: str, *, timeout_s: float | None = 2.0, max_connections: int = 6
     kinds = {"unix": _UnixConnection, "rediss": _TlsConnection}
     pool = BlockingConnectionPool.from_url(
         url,
-        connection_class=kinds.get(url.partition(":")[0], _TcpConnection),
         max_connections=max_connections,
         timeout=2,
         socket_connect_timeout=1.0,
@@ -76,6 +75,7 @@ def connect(url: str, *, timeout_s: float | None = 2.0, max_connections: int = 6
         retry=Retry(ConstantBackoff(0.01), 1, supported_errors=(ConnectionError,)),
         decode_responses=False,
     )
+    pool.connection_class = kinds.get(url.partition(":")[0], _TcpConnection)
     return Redis.from_pool(pool)
 
 

@@ -1,4 +1,4 @@
-"""What did a call use, how did it end, and who is told? Receipts become metrics, spans and lines."""
+"""What did a call use, and how did it end? Receipts become metrics, spans and log lines."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

@@ -75,7 +75,7 @@ async def drain(services: Services, server: "_Server", within_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while services.lifecycle.in_flight or services.responses.running:
-                await asyncio.sleep(READY_POLL_S)
+                await services.clock.sleep(READY_POLL_S)
     log.info("drained", in_flight=services.lifecycle.in_flight)
 
 

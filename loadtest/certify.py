@@ -131,6 +131,7 @@ def certify(
     log, status = run(plan, base_url, out, generators, terminal, asked)
     outcomes = assess(plan, log, status, found, smoke=smoke)
     results.write(out, outcomes)
+    (out / RECORDS).unlink(missing_ok=True)  # the detail holds them now
     return outcomes
 
 

@@ -89,7 +89,12 @@ def _smoke(run: RunOptions) -> RunOptions:
     rate = max(run.target_qps, 0.1)
     seconds = min(10.0, _SMOKE_QUERIES / rate)
     samples = min(run.samples or _SMOKE_QUERIES, _SMOKE_QUERIES)
-    return replace(run, duration=min(run.duration or seconds, seconds), samples=samples)
+    return replace(
+        run,
+        duration=min(run.duration or seconds, seconds),
+        samples=samples,
+        min_queries=min(run.min_queries or 10, 10),
+    )
 
 
 def _announce(made: plan.Plan, terminal: Terminal) -> None:

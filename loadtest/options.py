@@ -25,6 +25,7 @@ class RunOptions:
     target_qps: float = 1.0
     duration: float | None = None
     samples: int | None = None
+    min_queries: int | None = None
     dataset: str = ""
     trust_pickle: bool = False
     seed: str = "v6.0"
@@ -77,6 +78,7 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
     add("--target-qps", type=float, default=1.0, help="arrivals per second (Server, Offline)")
     add("--duration", type=float, default=None, help="minimum duration in seconds")
     add("--samples", type=int, default=None, help="use only so many samples of the dataset")
+    add("--min-queries", type=int, default=None, help="minimum query count", **hidden)
     add("--dataset", default="", help="the dataset's file; a synthetic stand-in without it")
     add("--trust-pickle", action="store_true", help="allow a dataset that is a pickle", **hidden)
     add("--seed", default="v6.0", help="a round's seeds (v6.0, v6.1) or an integer")

@@ -59,6 +59,8 @@ def make(options: RunOptions) -> Plan:
     deviations = _deviations(options, scenario)
     rules = scenario.rules
     whole = scenario.whole_passes
+    if options.min_queries is not None:
+        rules = replace(rules, min_queries=options.min_queries)
     if options.duration is not None:
         rules = replace(rules, min_duration_ns=round(options.duration * 1e9))
         whole = whole and options.duration >= scenario.rules.min_duration_ns / 1e9
@@ -85,6 +87,8 @@ def _deviations(options: RunOptions, scenario: Scenario) -> list[str]:
         told.append(f"minimum duration {options.duration:g} s instead of {least_s:g} s")
     if options.samples is not None and options.samples != scenario.dataset_size:
         told.append(f"{options.samples} samples instead of {scenario.dataset_size}")
+    if options.min_queries is not None and options.min_queries < scenario.rules.min_queries:
+        told.append(f"{options.min_queries} queries at least, not {scenario.rules.min_queries}")
     if options.seed not in seed_names.ROUNDS:
         told.append(f"own seed {options.seed}")
     if options.arrival not in ("loadgen", "trace"):

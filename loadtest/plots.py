@@ -52,7 +52,7 @@ def rates(log: Log) -> str:
     axes.set_xlabel("seconds from the start")
     axes.set_ylabel("queries per second")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    _legend(axes)
     return _svg(figure)
 
 
@@ -69,7 +69,8 @@ def distribution(values: Column, limit_ns: int | None, share: float, name: str) 
         edges = np.geomspace(low, high, 70) if wide else np.linspace(low, high, 70)
         axes.hist(known, edges, color=_BLUE, alpha=0.75)
         if wide:
-            _logarithmic(axes)
+            axes.set_xscale("log")
+            _logarithmic(axes.xaxis)
         ordered = np.sort(values)
         at = int(ordered[int(len(ordered) * share)])
         if at < figures.UNANSWERED_NS:
@@ -81,7 +82,7 @@ def distribution(values: Column, limit_ns: int | None, share: float, name: str) 
     axes.set_xlabel(f"{name} (ms)".strip())
     axes.set_ylabel("queries")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+        _legend(axes)
     return _svg(figure)
 
 
@@ -106,7 +107,7 @@ def over_time(log: Log, values: Column, limit_ns: int | None, name: str) -> str:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds from the start")
     axes.set_ylabel(f"{name} (ms)")
-    axes.legend(frameon=False)
+    _legend(axes)
     return _svg(figure)
 
 
@@ -128,7 +129,7 @@ def attained(found: Outcomes) -> str:
     axes.set_ylim(top=101)
     axes.set_xlabel("seconds from the start")
     axes.set_ylabel("attained (%)")
-    axes.legend(frameon=False)
+    _legend(axes)
     return _svg(figure)
 
 
@@ -138,24 +139,31 @@ def lateness(log: Log, bound_ns: int | None) -> str:
     figure, axes = _figure()
     if len(late):
         axes.plot(late, 100 * (1 - np.arange(len(late)) / len(late)), color=_BLUE, linewidth=1.4)
-        _logarithmic(axes)
+        axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
     if bound_ns is not None:
         label = f"bound for p99: {bound_ns / 1e6:g} ms"
         axes.axvline(bound_ns / 1e6, color=_RED, linestyle="--", label=label, linewidth=1.2)
         axes.axhline(1, color=_GREY, linewidth=0.8)
-        axes.legend(frameon=False)
+        _legend(axes)
     axes.set_xlabel("sent later than (ms)")
     axes.set_ylabel("share of queries (%)")
     return _svg(figure)
 
 
-def _logarithmic(axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def _legend(axes: Any) -> None:
+    """Put the legend above the axes, where it covers nothing."""
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, borderpad=0)
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+
+def _logarithmic(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure() -> tuple[Any, Any]:

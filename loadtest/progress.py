@@ -88,6 +88,9 @@ def course(log: Log, plan: Plan) -> str:
         return "INVALID: unanswered queries"
     allowed = early_stopping.most_over(len(plan.schedule), rules.percentile)
     over = worst_over(log, plan)
+    if allowed < 0:
+        least = early_stopping.needed(0, rules.percentile)
+        return f"too few queries for a verdict: {len(plan.schedule)} of {least}"
     if over > allowed:
         return f"INVALID: {over} over the limit, {allowed} allowed"
     if early_stopping.needed(over, rules.percentile) <= len(log):

@@ -142,7 +142,7 @@ class Alone(Performer):
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._store: Store | None = None
-        self.live = Live(environment)
+        self.live = Live()
 
     def start(self) -> None:
         """Run in a greenlet; Locust's start must return."""
@@ -226,7 +226,7 @@ class Master(Session):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.live = Live(environment)
+        self.live = Live()
         self._store: Store | None = None
         self._expected: list[str] = []
         self._ready: set[str] = set()

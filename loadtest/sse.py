@@ -102,7 +102,7 @@ class TokenStream(Response):
             self._split(self._pending + b"\n\n", now_ns)
         without_text = 0
         for raw in self._tail[-_TAIL:]:
-            event = _parse(_data_of(raw))
+            event = _parse(raw if raw.startswith(b"{") else _data_of(raw))
             self._read_tail(event)
             without_text += not has_text(event)
         self.chunks = max(0, self._events - min(without_text, self._events))

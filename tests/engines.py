@@ -132,9 +132,8 @@ async def _wait_for_eof(reader: asyncio.StreamReader, seen: Seen) -> None:
     # The gateway sends nothing while it waits for an answer: bytes cannot come, an end can.
     with contextlib.suppress(ConnectionError):
         if await reader.read(1):
-            return await asyncio.Event().wait() and None
+            await asyncio.Event().wait()
     seen.peer_left.set()
-    return None
 
 
 def document(body: object, status: int = 200) -> bytes:

@@ -5,8 +5,16 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from gateway.wire.openai import Private
+from gateway.wire.openai import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    ModelOnly,
+    Private,
+)
 
+# The bodies that routes decode by themselves.
+STRUCTS = (ChatRequest, CompletionRequest, EmbeddingsRequest, ModelOnly)
 _REF = "#/components/schemas/{name}"
 
 ERROR_SCHEMA: dict[str, Any] = {
@@ -42,7 +50,6 @@ def described(kind: type[msgspec.Struct], *, streams: bool = False) -> dict[str,
             "content": {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}},
         },
         "responses": {"200": {"description": "The answer.", "content": content}, "default": _ERROR},
-        "x-sluice-struct": kind,
     }
 
 
@@ -53,17 +60,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     document = FastAPI.openapi(app)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["ErrorResponse"] = ERROR_SCHEMA
-    structs = set()
     for operations in document["paths"].values():
         for operation in operations.values():
-            struct = operation.pop("x-sluice-struct", None)
-            if struct is not None:
-                structs.add(struct)
             operation.setdefault("responses", {}).setdefault("default", _ERROR)
             operation["responses"].pop("422", None)
-    _, components = msgspec.json.schema_components(
-        sorted(structs, key=lambda s: s.__name__), ref_template=_REF
-    )
+    _, components = msgspec.json.schema_components(STRUCTS, ref_template=_REF)
     for name, schema in components.items():
         for private in Private.__struct_fields__:
             schema.get("properties", {}).pop(private, None)

@@ -3,17 +3,19 @@
 import json
 import shlex
 
-from gateway.cli.data_dir import DataDir, Ready
+from gateway.cli.data_dir import DataDir, Ready, read_secret
 
 
 def announcement(ready: Ready, data: DataDir) -> str:
     """Write addresses, key, models, and a `curl` line that works."""
+    is_kept = read_secret(data.admin_key) == ready.admin_key
+    place = f"its key is in {data.admin_key}" if is_kept else "its key is the configured one"
     lines = [
         "",
         f"Sluice serves {ready.base_url}",
         f"  API key  {ready.api_key}",
         f"  models   {', '.join(ready.models) or 'none yet: sluice replicas add'}",
-        f"  admin    {ready.admin_url} (its key is in {data.admin_key})",
+        f"  admin    {ready.admin_url} ({place})",
         f"  metrics  {ready.metrics_url}",
         f"  logs     {data.logs}",
         "",

@@ -72,9 +72,13 @@ class Children:
             await self._clock.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
+    def _progress(self, line: str) -> None:
+        """Say how long it takes, without the line of its log that follows."""
+        self._say(line.split(". ", 1)[0])
+
     async def _run(self, spec: LaunchSpec, first: asyncio.Future[None]) -> tuple[int, str]:
         """Run it until it ends; give its status and what is to be said of that."""
-        async with launched(spec, on_progress=self._say, clock=self._clock) as process:
+        async with launched(spec, on_progress=self._progress, clock=self._clock) as process:
             self._alive.add(process)
             try:
                 if not first.done():

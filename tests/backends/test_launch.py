@@ -99,7 +99,7 @@ async def test_a_server_is_given_when_it_is_ready_and_ended_with_its_children(
     hint = asyncio.create_task(speed_up())
     async with launched(spec(tmp_path, free_port), on_progress=told.append) as process:
         assert hint.done()
-        assert process.returncode is None
+        assert process.log_tail() == "starting"
         everyone = family(tmp_path, process.pid)
         assert len(alive(everyone)) == 3
         assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
@@ -130,11 +130,15 @@ async def test_a_killed_server_is_noticed_and_its_children_ended(
         assert not alive(everyone)
 
 
+def _owner(*args: str) -> "subprocess.Popen[str]":
+    argv = [sys.executable, "-c", OWNER, *args]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+
 async def test_nothing_is_left_when_we_are_killed(tmp_path: Path, free_port: int) -> None:
     script = tmp_path / "server.py"
     script.write_text(SERVER)
-    argv = [sys.executable, "-c", OWNER, str(tmp_path), str(free_port), str(script)]
-    owner = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    owner = _owner(str(tmp_path), str(free_port), str(script))
     assert owner.stdout is not None
     pid = int(await asyncio.to_thread(owner.stdout.readline))
     everyone = family(tmp_path, pid) + psutil.Process(owner.pid).children(recursive=True)

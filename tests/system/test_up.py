@@ -17,38 +17,26 @@ import pytest
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
+ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 90.0
 END_WITHIN_S = 40.0
 
 
-class Up:
-    """One `sluice up` in a directory of its own."""
+class Running:
+    """One command that serves."""
 
-    def __init__(self, directory: Path, *words: str, environ: dict[str, str] | None = None) -> None:
-        self.data = directory / "data"
-        self.ready_file = directory / "ready.json"
-        self.log = directory / "up.log"
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        clean.pop("REDIS_URL", None)
-        with self.log.open("ab") as log:
+    def __init__(self, log: Path, *words: str) -> None:
+        self.log = log
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
+        environ.pop("REDIS_URL", None)
+        with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gateway.cli", "up", "--port", "0"),
-                    *("--data-dir", str(self.data), "--ready-file", str(self.ready_file)),
-                    *words,
-                ],
-                stdout=log,
-                stderr=log,
-                env={**clean, **(environ or {})},
-                cwd=Path(__file__).parents[2],
+                [sys.executable, "-m", "gateway.cli", *words],
+                stdout=output,
+                stderr=output,
+                env=environ,
+                cwd=ROOT,
             )
-
-    def ready(self) -> dict[str, Any]:
-        """Wait for the ready file."""
-        poll(lambda: self.ready_file.exists() or self.process.poll() is not None, START_WITHIN_S)
-        assert self.ready_file.exists(), self.log.read_text()
-        found: dict[str, Any] = json.loads(self.ready_file.read_text())
-        return found
 
     def family(self) -> list[psutil.Process]:
         """Find it and all that it has started."""
@@ -59,6 +47,23 @@ class Up:
         """Send a signal and wait for the end; give the exit status."""
         self.process.send_signal(number)
         return self.process.wait(END_WITHIN_S)
+
+
+class Up(Running):
+    """One `sluice up` in a directory of its own."""
+
+    def __init__(self, directory: Path, *words: str) -> None:
+        self.data = directory / "data"
+        self.ready_file = directory / "ready.json"
+        places = ("--data-dir", str(self.data), "--ready-file", str(self.ready_file))
+        super().__init__(directory / "up.log", "up", "--port", "0", *places, *words)
+
+    def ready(self) -> dict[str, Any]:
+        """Wait for the ready file."""
+        poll(lambda: self.ready_file.exists() or self.process.poll() is not None, START_WITHIN_S)
+        assert self.ready_file.exists(), self.log.read_text()
+        found: dict[str, Any] = json.loads(self.ready_file.read_text())
+        return found
 
 
 def poll(condition: Any, within_s: float) -> None:
@@ -73,13 +78,20 @@ class Starter:
     """Starts as many as a test needs, each in the directory that it names."""
 
     def __init__(self, directory: Path) -> None:
-        self.started: list[Up] = []
+        self.started: list[Running] = []
         self._directory = directory
 
     def __call__(self, *words: str, directory: str = "a") -> Up:
         where = self._directory / directory
         where.mkdir(exist_ok=True)
-        self.started.append(Up(where, *words))
+        up = Up(where, *words)
+        self.started.append(up)
+        return up
+
+    def command(self, *words: str) -> Running:
+        """Start another command that serves."""
+        log = self._directory / f"{len(self.started)}.log"
+        self.started.append(Running(log, *words))
         return self.started[-1]
 
 
@@ -96,7 +108,7 @@ def up(start: Starter) -> Up:
     return start("--engine", "simulated", "--throughput-scale", "4")
 
 
-def stop(found: Up) -> None:
+def stop(found: Running) -> None:
     """End what a failed test has left."""
     if found.process.poll() is None:
         family = found.family()
@@ -136,7 +148,7 @@ def sluice(*words: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         timeout=60,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
 
 
@@ -245,6 +257,27 @@ def test_replicas_that_others_run_are_adopted_by_url(
     assert other["models"] == ["mine"]
     assert chat(other, "mine")[0] == 200
     assert second.end(signal.SIGTERM) == 0
+
+
+def test_another_gateway_and_another_replica_join_by_the_store(up: Up, start: Starter) -> None:
+    ready = up.ready()
+    shown = ask(f"{ready['admin_url']}/admin/replicas", ready["admin_key"])[1]["data"]
+    url = next(each["url"] for each in shown if each["model"] == "llama2-70b")
+    adopted = start.command(
+        *("replica", "sglang", "--model", "mine", "--served-name", "llama2-70b", "--url", url),
+        *("--data-dir", str(up.data), "--drain-s", "0"),
+    )
+    gateway = start.command(
+        *("gateway", "--port", "0", "--admin-port", "0", "--redis-url", ready["redis_url"]),
+    )
+    poll(lambda: "sluice gateway: " in gateway.log.read_text(), START_WITHIN_S)
+    base_url = gateway.log.read_text().split("sluice gateway: ")[1].split(",")[0]
+    other = {**ready, "base_url": base_url}
+    for where in (ready, other):
+        poll(lambda where=where: chat(where, "mine")[0] == 200, 60)
+    assert adopted.end(signal.SIGTERM) == 0
+    poll(lambda: chat(other, "mine")[0] in {404, 503}, 60)
+    assert gateway.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import aiohttp
 import orjson
@@ -66,7 +67,7 @@ def test_a_stream_arrives_whole_however_it_is_split(
 ) -> None:
     data = whole(*texts)
     edges = [0, *sorted({c % len(data) for c in cuts} - {0}), len(data)]
-    parts = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [data[a:b] for a, b in pairwise(edges)]
 
     async def check() -> None:
         async def answer(_: Seen, writer: asyncio.StreamWriter) -> None:
