@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -29,6 +30,9 @@ _QUEUE_FULL = re.compile(r"queue is full|too many (?:queued )?requests|overloade
 _DUPLICATE = re.compile(r"duplicate request id", re.IGNORECASE)
 _ABORTED = re.compile(r"\babort(?:ed)?\b", re.IGNORECASE)
 _VALIDATION = re.compile(r"\d+ validation errors?:\s*(\{.*?\})\s*(?:\n|$)", re.DOTALL)
+# "temperature must be a non-negative finite number, got -1.0."
+_NAMED = re.compile(r"([a-z]+(?:_[a-z]+)*) must (?:be|have)\b")
+_RENAMED = MappingProxyType({"max_new_tokens": "max_tokens"})
 _TRACE = re.compile(r"Traceback \(most recent call last\)|^\s*File \".*\", line \d+", re.MULTILINE)
 _PATH = re.compile(
     r"(?:file://)?(?<![\w./:])(?:~|\.{1,2})?/(?:[\w.@+~-]+/)+[\w.@+~-]*(?::\d+)?"
@@ -77,6 +81,9 @@ def error_of(status: int, body: bytes) -> EngineError:
     dump = _VALIDATION.search(raw)
     if dump is not None:
         raw, param = _validation(dump.group(1))
+    elif param is None and (named := _NAMED.match(raw)):
+        param = _RENAMED.get(named.group(1), named.group(1))
+        raw = param + raw[named.end(1) :]
     kind = _kind(code, raw)
     if kind is ErrorKind.INTERNAL:
         return EngineError("The model failed to answer.", kind, None, code)

@@ -44,7 +44,8 @@ class Load:
     """What a replica reports of itself (`GET /v1/loads`, summed over its DP ranks).
 
     `at` is the instant of the report in Unix seconds by the replica's clock; `seen_at` by ours:
-    age is judged by `seen_at` alone. Cumulative counters start with the engine's process.
+    age is judged by `seen_at` alone. Cumulative counters start with the engine's process;
+    `decode` is None where the engine does not keep them.
     """
 
     at: float
@@ -60,6 +61,22 @@ class Load:
     prefill_busy_us: int = 0
     gen_throughput_per_s: float = 0.0
     cache_hit_rate: float = 0.0
+    decode: "DecodeMoments | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeMoments:
+    """Sums over an engine's decode steps since it started: b sequences in t microseconds each.
+
+    `generated` is how many tokens came out in all.
+    """
+
+    steps: float
+    b: float
+    t_us: float
+    bb: float
+    bt_us: float
+    generated: float
 
 
 class HealthState(StrEnum):

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from backends.engine_errors import EngineError, ErrorKind, error_of
-from backends.fleet import Load
+from backends.fleet import DecodeMoments, Load
 
 __all__ = [
     "ABORT_PATH",
@@ -110,6 +110,7 @@ def parse_loads(body: bytes, now: float) -> Load | None:
         prefill_busy_us=sum(r.prefill_busy_us for r in ranks),
         gen_throughput_per_s=sum(r.gen_throughput_per_s for r in ranks),
         cache_hit_rate=hits / sum(weights),
+        decode=_summed([r.decode for r in ranks]),
     )
 
 
@@ -127,6 +128,7 @@ class _Rank:
     prefill_busy_us: int
     gen_throughput_per_s: float
     cache_hit_rate: float
+    decode: DecodeMoments | None
 
     @property
     def has_work(self) -> bool:
@@ -148,6 +150,24 @@ def _rank(given: Mapping[str, Any]) -> _Rank:
         prefill_busy_us=int(given.get("total_prefill_busy_us") or 0),
         gen_throughput_per_s=float(given.get("gen_throughput") or 0.0),
         cache_hit_rate=float(given.get("cache_hit_rate") or 0.0),
+        decode=_moments(given.get("decode_moments")),
+    )
+
+
+def _moments(given: Any) -> DecodeMoments | None:
+    """Read `decode_moments`: steps, then sums of b, t in us, b*b and b*t, then tokens."""
+    if not isinstance(given, list) or len(given) < 6:
+        return None
+    return DecodeMoments(*map(float, given[:6]))
+
+
+def _summed(moments: list[DecodeMoments | None]) -> DecodeMoments | None:
+    """Add up the ranks' moments; unknown where one rank's are."""
+    known = [m for m in moments if m is not None]
+    if len(known) < len(moments):
+        return None
+    return DecodeMoments(
+        *(sum(getattr(m, f) for m in known) for f in DecodeMoments.__dataclass_fields__)
     )
 
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import orjson
+import msgspec
 from fastapi import APIRouter
+from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +12,7 @@ from gateway.api.calls import Asker, CallAnswer, Draft, Surface
 from gateway.api.document import described
 from gateway.call import Operation
 from gateway.errors import InvalidRequest
-from gateway.wire.body import Body
+from gateway.wire.body import Body, fields_of
 from gateway.wire.dialect import Dialect
 from gateway.wire.dialects import OpenAIDialect
 from gateway.wire.openai import (
@@ -121,13 +122,23 @@ def _engine_body(raw: bytes, request: Generation, *, strict_tools: bool) -> Body
             ours["stream_options"]["continuous_usage_stats"] = True
     if not drop and not strict_tools:
         return Body(raw, ours)
-    document = {k: v for k, v in orjson.loads(raw).items() if k not in drop}
+    fields = {k: v for k, v in fields_of(raw).items() if k not in drop}
     if strict_tools:
-        # Without it SGLang constrains only a forced tool's name, and arguments may be anything.
-        for tool in document["tools"]:
-            if isinstance(tool.get("function"), dict) and tool["function"].get("strict") is None:
-                tool["function"]["strict"] = True
-    return Body(orjson.dumps(document), ours)
+        fields["tools"] = _strict(fields["tools"])
+    return Body(msgspec.json.encode(fields), ours)
+
+
+def _strict(tools: Raw) -> Raw:
+    """Ask for arguments that keep to a forced tool's schema.
+
+    Without it SGLang constrains only the tool's name, and arguments may be anything.
+    """
+    found = msgspec.json.decode(tools, type=list[dict[str, Any]])
+    for tool in found:
+        function = tool.get("function")
+        if isinstance(function, dict) and function.get("strict") is None:
+            function["strict"] = True
+    return Raw(msgspec.json.encode(found))
 
 
 def _attributes(request: Generation) -> dict[str, str | int | float | bool]:

@@ -38,7 +38,8 @@ signal.signal(signal.SIGTERM, end)
 
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(503 if (here / "slow").exists() else 200)
+        slow = (here / "slow").exists()
+        self.send_response(404 if self.path != "/ready" else 503 if slow else 200)
         self.end_headers()
     def log_message(self, *_):
         pass

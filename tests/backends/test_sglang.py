@@ -192,6 +192,13 @@ def dumped(complaint: str) -> str:
         ),
         (
             400,
+            FLAT % ("max_new_tokens must be at least 0, got -5.", 400),
+            ErrorKind.INVALID_REQUEST,
+            "max_tokens",
+            "max_tokens must be at least 0, got -5.",
+        ),
+        (
+            400,
             FLAT % ("Duplicate request ID: 12", 400),
             ErrorKind.DUPLICATE_RID,
             None,

@@ -33,8 +33,8 @@ V60 = ROUNDS["v6.0"]
 BASE: dict[str, Any] = {
     "scenario": "Server",
     "seeds": [V60.load_order, V60.sample_order, V60.arrivals],
-    "qps": 300,
-    "min_duration_ms": 2000,
+    "qps": 600,
+    "min_duration_ms": 800,
     "min_queries": 100,
     "size": 64,
     "whole": True,
@@ -55,11 +55,16 @@ CASES: dict[str, dict[str, Any]] = {
     "server-ttft-percentile": {"slow": list(range(50, 90))},
     "server-tpot": {"tpot_limit_ns": 100_000},
     "server-both": {"tpot_limit_ns": 100_000, "ttft_limit_ns": 2_000_000},
-    "server-too-few": {"min_duration_ms": 500},
+    "server-too-few": {"min_duration_ms": 300},
     "server-single-tokens": {"tokens": [1, 3]},
     "server-latency-valid": {"token": False, "latency_limit_ns": 900_000_000},
     "server-latency": {"token": False, "latency_limit_ns": 5_000_000},
-    "single-stream-valid": {"scenario": "SingleStream", "token": False, "whole": False},
+    "single-stream-valid": {
+        "scenario": "SingleStream",
+        "token": False,
+        "whole": False,
+        "min_duration_ms": 400,
+    },
     "single-stream-too-few": {
         "scenario": "SingleStream",
         "token": False,
@@ -72,10 +77,11 @@ CASES: dict[str, dict[str, Any]] = {
         "token": False,
         "whole": False,
         "min_queries": 700,
+        "min_duration_ms": 300,
         "ttft_s": 0.001,
     },
     "offline-valid": {"scenario": "Offline", "min_duration_ms": 400, "slow": [5]},
-    "offline-too-short": {"scenario": "Offline", "min_duration_ms": 2000},
+    "offline-too-short": {"scenario": "Offline", "min_duration_ms": 1500},
     "offline-samples": {
         "scenario": "Offline",
         "min_duration_ms": 400,
@@ -121,10 +127,12 @@ def test_samples_are_issued_in_loadgens_order(
 
 
 def test_queries_are_scheduled_at_loadgens_instants(tmp_path: Path) -> None:
-    config = BASE | {"min_duration_ms": 1000, "token": False, "out": str(tmp_path)}
+    config = BASE | {"min_duration_ms": 800, "token": False, "out": str(tmp_path)}
     run_loadgen(config, tmp_path)
     theirs = np.array([stamp for stamp, _ in sample_events(tmp_path)])
-    made = schedule.server(V60, 300, dataset_size=64, min_duration_s=1, min_queries=100, whole=True)
+    made = schedule.server(
+        V60, 600, dataset_size=64, min_duration_s=0.8, min_queries=100, whole=True
+    )
     assert (theirs - theirs[0]).tolist() == made.arrivals_ns.tolist()
 
 

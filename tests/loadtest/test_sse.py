@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -48,7 +49,7 @@ def feed(raw: bytes, cuts: Iterable[int] = ()) -> TokenStream:
     """Feed a response cut at the given places, a millisecond between the pieces."""
     stream = TokenStream()
     edges = [0, *sorted(set(cuts)), len(raw)]
-    for now, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for now, (start, stop) in enumerate(itertools.pairwise(edges)):
         if stop > start:
             stream.feed(raw[start:stop], now * 1_000_000)
     return stream
@@ -77,7 +78,7 @@ def test_a_stream_is_read_whole_or_byte_by_byte() -> None:
 @given(st.sets(st.integers(1, len(BODY) - 1)), st.sets(st.integers(1, 900)))
 def test_neither_chunks_nor_reads_need_to_respect_events(framing: set[int], cuts: set[int]) -> None:
     edges = [0, *sorted(framing), len(BODY)]
-    pieces = [BODY[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [BODY[a:b] for a, b in itertools.pairwise(edges)]
     raw = HEAD + chunked(pieces)
     assert told(feed(raw, (cut for cut in cuts if cut < len(raw)))) == RIGHT
 

@@ -23,6 +23,26 @@ from gateway.wire.responses.fields import (
 )
 
 SERVED = ("function", "custom")
+# Tools that a hosted service would run. A model may use them, so a request that lists them (as
+# coding agents do) can be served without; one that forces them cannot.
+HOSTED = frozenset(
+    {
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+        "file_search",
+        "code_interpreter",
+        "image_generation",
+        "computer",
+        "computer_use_preview",
+        "mcp",
+        "local_shell",
+        "shell",
+        "apply_patch",
+        "tool_search",
+    }
+)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
@@ -42,11 +62,16 @@ class Toolbox:
 
 
 def toolbox(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None) -> Toolbox:
-    """Read `tools` and `tool_choice`. Raises InvalidRequest for tools that run on a server."""
-    known = [_tool(each, at) for at, each in objects(tools or [], "tools")]
-    names = [each["name"] for each in known]
+    """Read `tools` and `tool_choice`.
+
+    Hosted tools are echoed and not offered. Raises InvalidRequest for one that is forced, and for
+    a type that nobody knows.
+    """
+    listed = [_tool(each, at) for at, each in objects(tools or [], "tools")]
+    known = [each for each in listed if each["type"] in SERVED]
+    names = [each.get("name") if each["type"] in SERVED else None for each in listed]
     for index, name in enumerate(names):
-        if name in names[:index]:
+        if name is not None and name in names[:index]:
             raise InvalidRequest(
                 f"The tool name '{name}' is used twice.", param=f"tools[{index}].name"
             )
@@ -58,12 +83,14 @@ def toolbox(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | N
         {**each, "strict": True}
         if forced and each["type"] == "function" and each["strict"] is None
         else each
-        for each in known
+        for each in listed
     ]
     return Toolbox(
         tools=tuple(strict),
         choice="auto" if choice is None else choice,
-        offered=tuple(_offer(each) for each in strict if each["name"] in allowed),
+        offered=tuple(
+            _offer(each) for each in strict if each["type"] in SERVED and each["name"] in allowed
+        ),
         chat_choice=chat_choice,
         custom=frozenset(each["name"] for each in known if each["type"] == "custom"),
     )
@@ -71,10 +98,11 @@ def toolbox(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | N
 
 def _tool(tool: dict[str, Any], at: str) -> dict[str, Any]:
     kind = text(tool, "type", at)
+    if kind in HOSTED:
+        return tool
     if kind not in SERVED:
         raise InvalidRequest(
-            f"Unsupported tool type: '{kind[:100]}'. This server runs no hosted tools; "
-            "supported values are: 'function', 'custom'.",
+            f"Unsupported tool type: '{kind[:100]}'. Supported values are: 'function', 'custom'.",
             param=f"{at}.type",
             code="unsupported_value",
         )
@@ -150,7 +178,8 @@ def _choice(
             raise wrong_value("tool_choice", choice, ("auto", "none", "required"))
         if choice == "required" and not known:
             raise InvalidRequest(
-                "'tool_choice' is 'required', but no 'tools' are given.", param="tool_choice"
+                "'tool_choice' is 'required', but no 'tools' are given that run here.",
+                param="tool_choice",
             )
         return everything, choice
     kind = text(choice, "type", "tool_choice")
@@ -165,10 +194,12 @@ def _choice(
         raise wrong_value("tool_choice.mode", mode, ("auto", "required"))
     allowed = []
     for at, each in objects(choice.get("tools"), "tool_choice.tools"):
+        if each.get("type") in HOSTED and mode == "auto":
+            continue
         name = text(each, "name", at)
         _find(text(each, "type", at), name, known, at)
         allowed.append(name)
-    if not allowed:
+    if not allowed and not choice.get("tools"):
         raise missing("tool_choice.tools")
     return frozenset(allowed), mode
 

@@ -295,7 +295,8 @@ def test_a_custom_tool_is_a_function_of_one_text() -> None:
         ({"text": {"verbosity": "odd"}}, "text.verbosity"),
         ({"reasoning": {"effort": "odd"}}, "reasoning.effort"),
         ({"truncation": "odd"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "teleport"}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [WEATHER, {"type": "function"}]}, "tools[1].name"),
         ({"tools": [{**WEATHER, "parameters": 5}]}, "tools[0].parameters"),
         ({"tools": [{**WEATHER, "strict": "yes"}]}, "tools[0].strict"),
@@ -312,8 +313,8 @@ def test_bad_input_is_refused_with_its_field(fields: dict[str, Any], param: str)
     assert refused(**fields).param == param
 
 
-def test_hosted_tools_are_refused_with_what_is_served() -> None:
-    assert "'function', 'custom'" in refused(tools=[{"type": "file_search"}]).message
+def test_an_unknown_tool_is_refused_with_what_is_served() -> None:
+    assert "'function', 'custom'" in refused(tools=[{"type": "teleport"}]).message
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:
@@ -323,7 +324,7 @@ def test_a_body_that_is_no_object_is_refused() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
         st.sampled_from(
@@ -383,3 +384,10 @@ def test_null_fields_are_as_good_as_absent() -> None:
          "prompt", "stop", "top_k", "include", "store", "stream", "previous_response_id"]
     )  # fmt: skip
     assert set(chat(**nothing)) == {"model", "messages"}
+
+
+def test_a_hosted_tool_is_echoed_and_not_offered() -> None:
+    hosted = {"type": "web_search", "search_context_size": "low"}
+    found = toolbox([hosted, WEATHER], "auto")
+    assert found.tools[0] == hosted
+    assert [each["function"]["name"] for each in found.offered] == [WEATHER["name"]]

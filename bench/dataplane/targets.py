@@ -1,0 +1,171 @@
+"""How is each gateway started, with what it needs and nothing that slows it down for no reason?"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.dataplane import processes
+
+PEERS = Path(
+    os.environ.get("BENCH_PEERS")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice-bench"
+)
+ROOT = Path(__file__).parents[2]
+
+
+class NotInstalled(RuntimeError):
+    """The peer is not on this machine; the message says how it gets there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target runs: its upstream's port, its own, a directory that is its own."""
+
+    upstream: int
+    port: int
+    directory: Path
+
+    def write(self, name: str, text: str) -> str:
+        """Write a configuration file, give its path."""
+        path = self.directory / name
+        path.write_text(text)
+        return str(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run; no `argv`: nothing stands between. `beside` holds a store that it needs."""
+
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
+    beside: subprocess.Popen[str] | None = None
+
+
+def direct(_: Place) -> Command:
+    """No gateway at all: what the instruments and the loopback cost."""
+    return Command()
+
+
+NGINX = """daemon off; worker_processes 1; error_log stderr crit; pid {dir}/nginx.pid;
+events {{ worker_connections 32768; }}
+http {{
+  access_log off; keepalive_requests 1000000; client_max_body_size 64m; client_body_buffer_size 128k;
+  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+  uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  tcp_nodelay on; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+  proxy_read_timeout 600;
+  upstream engine {{
+    server 127.0.0.1:{upstream}; keepalive 16384; keepalive_requests 1000000;
+  }}
+  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://engine; }} }}
+}}
+"""
+
+
+def nginx(place: Place) -> Command:
+    """Debian's nginx, one worker, buffering off."""
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        raise NotInstalled("nginx: apt-get install nginx-light")
+    text = NGINX.format(dir=place.directory, upstream=place.upstream, port=place.port)
+    config = place.write("nginx.conf", text)
+    return Command((found, "-p", str(place.directory), "-c", config))
+
+
+def _router(place: Place, *argv: str) -> Command:
+    """Fill in the options that the three routers share."""
+    if not Path(argv[0]).exists():
+        raise NotInstalled(f"{argv[0]} is missing: bench/dataplane/setup installs it")
+    shared = (
+        "--worker-urls", f"http://127.0.0.1:{place.upstream}",
+        "--host", "127.0.0.1", "--port", str(place.port),
+        "--prometheus-port", str(place.port + 50),
+        "--policy", "round_robin", "--log-level", "error",
+    )  # fmt: skip
+    return Command((*argv[:3], *shared, *argv[3:]) if argv[1:] else (argv[0], *shared))
+
+
+def smg(place: Place) -> Command:
+    """SMG (lightseekorg/smg)."""
+    python = str(PEERS / "smg/bin/python")
+    options = ("launch", "--max-concurrent-requests", "-1", "--disable-tokenizer-autoload")
+    command = _router(place, python, "-m", "smg")
+    return Command((*command.argv[:3], options[0], *command.argv[3:], *options[1:]))
+
+
+def sglang_router(place: Place) -> Command:
+    """SGLang's own router."""
+    python = str(PEERS / "sglang-router/bin/python")
+    module = "sglang_router.launch_router"
+    return _router(place, python, "-m", module, "--max-concurrent-requests", "-1")
+
+
+def vllm_router(place: Place) -> Command:
+    """The router of the vLLM project."""
+    return _router(place, str(PEERS / "vllm-router/bin/vllm-router"))
+
+
+def sluice(place: Place, *, workers: int = 1) -> Command:
+    """Sluice with everything on: keys in a store, admission, ledger, metrics, logs, traces."""
+    argv = [sys.executable, "-m", "bench.dataplane.store_process", str(place.directory / "store")]
+    store = subprocess.Popen(
+        argv, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert store.stdout is not None  # noqa: S101 a pipe was asked for
+    try:
+        given = json.loads(store.stdout.readline())
+    except ValueError:
+        processes.end(store)
+        raise
+    config = {
+        "host": "127.0.0.1",
+        "port": place.port,
+        "admin_port": place.port + 50,
+        "workers": workers,
+        "redis_url": given["url"],
+        "upstream": {"connections_per_replica": 16384},
+        "queue": {"max_waiting": 16384},
+        "telemetry": {
+            "otlp_endpoint": f"http://127.0.0.1:{place.upstream}",
+            "trace_ratio": 0.01,
+            "log_level": "info",
+            "log_format": "json",
+        },
+        "models": {
+            "bench-model": {
+                "replicas": [
+                    {"url": f"http://127.0.0.1:{place.upstream}", "max_running": 100_000}
+                ]
+            }
+        },
+    }
+    # JSON is YAML.
+    path = place.write("sluice.yaml", json.dumps(config))
+    return Command(
+        (str(Path(sys.executable).parent / "sluice"), "gateway", "--config", path),
+        env={"SLUICE_ADMIN_KEY": "bench-admin-key-0123456789abcdef"},
+        headers=(f"Authorization: Bearer {given['key']}",),
+        beside=store,
+    )
+
+
+def sluice_two_workers(place: Place) -> Command:
+    """Sluice with two processes on one port."""
+    return sluice(place, workers=2)
+
+
+TARGETS: Mapping[str, Callable[[Place], Command]] = {
+    "direct": direct,
+    "sluice": sluice,
+    "nginx": nginx,
+    "smg": smg,
+    "sglang-router": sglang_router,
+    "vllm-router": vllm_router,
+    "sluice-2": sluice_two_workers,
+}

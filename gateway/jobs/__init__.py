@@ -1,0 +1,1 @@
+"""Durable work: accepted once, kept through any crash, ended exactly once."""

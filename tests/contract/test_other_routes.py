@@ -1,0 +1,123 @@
+"""Embeddings, Anthropic's messages and SGLang's own routes, passed on to the engine."""
+
+import base64
+from array import array
+
+import orjson
+import pytest
+
+from tests.contract.site import Site
+
+ANTHROPIC = {"max_tokens": 8, "messages": [{"role": "user", "content": "Hello there"}]}
+
+
+async def test_embeddings_come_where_the_model_gives_them(site: Site) -> None:
+    body = {"model": site.model, "input": ["a", "b"]}
+    answer = await site.post("/v1/embeddings", body)
+    if site.is_real:  # a model that generates
+        assert answer.status == 400
+        assert answer.error["type"] == "invalid_request_error"
+        return
+    vectors = [d["embedding"] for d in answer.document["data"]]
+    assert len(vectors) == 2
+    packed = (await site.post("/v1/embeddings", {**body, "encoding_format": "base64"})).document
+    decoded = array("f", base64.b64decode(packed["data"][0]["embedding"]))
+    assert list(decoded) == pytest.approx(vectors[0], abs=1e-6)
+
+
+async def test_text_becomes_tokens_and_text_again(site: Site) -> None:
+    asked = {"model": site.model, "prompt": "Hello there"}
+    tokens = (await site.post("/v1/tokenize", asked)).document
+    assert tokens["count"] == len(tokens["tokens"])
+    back = await site.post(
+        "/v1/detokenize", {"model": site.model, "tokens": tokens["tokens"]}
+    )
+    assert "Hello there" in back.document["text"]
+
+
+async def test_a_message_is_answered_in_anthropics_words(site: Site) -> None:
+    answer = await site.post("/v1/messages", {"model": site.model, **ANTHROPIC})
+    assert answer.status == 200
+    document = answer.document
+    assert document["type"] == "message"
+    assert document["role"] == "assistant"
+    assert document["usage"]["output_tokens"] > 0
+
+
+async def test_a_message_is_streamed_as_named_events(site: Site) -> None:
+    answer = await site.post("/v1/messages", {"model": site.model, "stream": True, **ANTHROPIC})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    names = [
+        line.removeprefix("event: ")
+        for line in answer.body.decode().splitlines()
+        if line.startswith("event: ")
+    ]
+    assert names[0] == "message_start"
+    assert names[-1] == "message_stop"
+    assert "content_block_delta" in names
+
+
+async def test_a_messages_tokens_are_counted(site: Site) -> None:
+    answer = await site.post("/v1/messages/count_tokens", {"model": site.model, **ANTHROPIC})
+    assert answer.document["input_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({**ANTHROPIC}, 400, "invalid_request_error"),
+        ({"model": "nobody", **ANTHROPIC}, 404, "not_found_error"),
+        (b"{", 400, "invalid_request_error"),
+        ({"model": "SELF", "max_tokens": 8, "messages": "hi"}, 400, "invalid_request_error"),
+        ({"model": "SELF", "messages": []}, 400, "invalid_request_error"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refused_message_has_anthropics_envelope(
+    site: Site, body: object, status: int, kind: str, stream: bool
+) -> None:
+    if isinstance(body, dict):
+        body = {**body, "stream": stream}
+        if body.get("model") == "SELF":
+            body["model"] = site.model
+    answer = await site.post("/v1/messages", body)
+    assert answer.status == status, answer.body
+    assert answer.error["type"] == kind
+
+
+async def test_a_client_chosen_rid_never_names_the_call(site: Site) -> None:
+    body = site.chat(rid="mine", priority=9, lora_path="x", data_parallel_rank=7)
+    headers = {"x-override-rid": "mine", "x-data-parallel-rank": "7"}
+    for stream in (False, True):
+        answer = await site.post("/v1/chat/completions", {**body, "stream": stream}, headers)
+        assert answer.status == 200, answer.body
+        found = answer.frames[0] if stream else answer.document
+        assert found["id"] != "mine"
+
+
+async def test_models_are_listed_and_found_by_id(site: Site) -> None:
+    listed = (await site.get("/v1/models")).document
+    assert [card["id"] for card in listed["data"]] == [site.model]
+    assert (await site.get(f"/v1/models/{site.model}")).document["object"] == "model"
+    missing = await site.get("/v1/models/no%2Fsuch")
+    assert missing.status == 404
+    assert missing.error["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/generate", "/flush_cache", "/v1/loads"])
+async def test_the_engines_other_routes_are_not_there(site: Site, path: str) -> None:
+    for answer in (await site.post(path, {}), await site.get(path)):
+        assert answer.status == 404
+        assert answer.error["code"] == "unknown_url"
+
+
+async def test_every_probe_has_an_id(site: Site) -> None:
+    for path in ("/health", "/livez", "/readyz", "/metrics", "/version", "/openapi.json"):
+        assert (await site.get(path)).status == 200
+
+
+async def test_a_body_is_passed_on_as_it_was_written(site: Site) -> None:
+    # Spacing, order, escapes: nothing is rebuilt where no field of ours is named.
+    text = '{ "messages" : [{"role":"user","content":"\\u00e9\\ud83d\\ude00 "}],"max_tokens": 2 ,'
+    body = text + '"model":' + orjson.dumps(site.model).decode() + "}"
+    assert (await site.post("/v1/chat/completions", body.encode())).status == 200
