@@ -1,20 +1,65 @@
-"""May this call start or wait, or is it better told now? Pure."""
+"""May this call start or wait, or is it better told now? By what it would miss; pure."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+
+MOST_RETRY_S = 120.0  # clients give up on more; a longer wait is told as final
+SHORTEST_WAIT_S = 0.02  # a call with a slot free still has a round trip to the ledger to make
+
+
+class Reason(StrEnum):
+    """Why a call was told now: a label of metrics, records and refusals."""
+
+    QUEUE_FULL = "queue_full"  # as many wait as may
+    TTFT = "ttft_out_of_reach"  # its first token would come too late, even with a slot at once
+    WAIT = "wait_too_long"  # who waits already would take longer than it can wait
+    DEADLINE = "deadline_passed"  # it waited, and no slot came free in time
+    LATE_SLOT = "slot_too_late"  # a slot came, too late for its first token
 
 
 @dataclass(frozen=True, slots=True)
-class PoolState:
-    """What admission looks at: calls that wait, and slots that come free per second."""
+class Outlook:
+    """What admission looks at; seconds.
 
+    `slack_s` is how long the call may wait for a slot and still keep its TTFT (infinite without
+    one). `ahead_s` is the token work that will be served before it, `own_s` its own, and `does_per_s`
+    how much of it the pool does in a second. `reachable` False: not even an idle replica would keep
+    its limits, so that load is not what stands in the way. `sure` False: nothing was learnt yet.
+    """
+
+    slack_s: float
+    has_room: bool
+    ahead_s: float
+    own_s: float
+    does_per_s: float
     waiting: int
-    max_waiting: int
-    drain_per_s: float
+    most_waiting: int
+    patience_s: float
+    reachable: bool = True
+    sure: bool = True
+    promised_s: float = 0.0
+
+    @property
+    def expected_wait_s(self) -> float:
+        """How long a slot will probably take to come; infinite where nothing is done."""
+        if self.has_room and not self.ahead_s:
+            return 0.0
+        if self.does_per_s <= 0.0:
+            return inf
+        return (self.ahead_s + self.own_s) / self.does_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """A slot is free; the call may take it. `at_most_s` bounds the wait if another was faster."""
+
+    at_most_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The call may take a slot, or wait for one for so long."""
+    """The call may wait for a slot for so long."""
 
     at_most_s: float
 
@@ -23,24 +68,45 @@ class Wait:
 class Reject:
     """The call is told now; `retry_after_s` is when there should be room."""
 
+    reason: Reason
     retry_after_s: float
 
 
-Decision = Wait | Reject
+Decision = Admit | Wait | Reject
 
 
-def decide(state: PoolState, *, patience_s: float, least_retry_s: float) -> Decision:
-    """Let a call wait for `patience_s` seconds, unless the queue is full."""
-    if state.waiting < state.max_waiting:
-        return Wait(patience_s)
-    return Reject(retry_after(state, least_retry_s=least_retry_s))
+def decide(outlook: Outlook, *, least_retry_s: float) -> Decision:
+    """Say whether a call may start, may wait, or is better told now.
 
-
-def retry_after(state: PoolState, *, least_retry_s: float) -> float:
-    """Say in how many seconds those who wait now will have been served.
-
-    waiting / drain rate, at least `least_retry_s`; that alone while nothing has come free lately.
+    Formula: expected wait = (work ahead + own work) / work done per second, against the slack that
+    the TTFT leaves. What no load can explain (`reachable` False) is served as well as it goes, and
+    predictions of a law that was never learnt refuse nobody.
     """
-    if state.drain_per_s <= 0:
+    if outlook.waiting >= outlook.most_waiting and not (outlook.has_room and not outlook.ahead_s):
+        return Reject(Reason.QUEUE_FULL, retry_after(outlook, least_retry_s=least_retry_s))
+    strict = outlook.reachable and outlook.sure
+    slack_s = outlook.slack_s if strict else outlook.patience_s
+    at_most_s = min(max(slack_s, SHORTEST_WAIT_S), outlook.patience_s)
+    if outlook.has_room and not outlook.ahead_s:
+        if slack_s < 0.0:
+            return Reject(Reason.TTFT, retry_after(outlook, least_retry_s=least_retry_s))
+        return Admit(at_most_s)
+    if strict and slack_s < 0.0:
+        return Reject(Reason.TTFT, retry_after(outlook, least_retry_s=least_retry_s))
+    if strict and outlook.expected_wait_s > at_most_s:
+        return Reject(Reason.WAIT, retry_after(outlook, least_retry_s=least_retry_s))
+    return Wait(at_most_s)
+
+
+def retry_after(outlook: Outlook, *, least_retry_s: float) -> float:
+    """Say in how many seconds a call like this would get a slot in time.
+
+    Formula: (work ahead + work promised to those who were told to come back + own) / work done per
+    second, less the slack that it would have then; at least `least_retry_s`. While nothing is done,
+    `least_retry_s` alone. Above 120 s a caller is told that it is final.
+    """
+    if outlook.does_per_s <= 0.0:
         return least_retry_s
-    return max(least_retry_s, (state.waiting + 1) / state.drain_per_s)
+    work_s = outlook.ahead_s + outlook.promised_s + outlook.own_s
+    wait_s = work_s / outlook.does_per_s - max(0.0, min(outlook.slack_s, outlook.patience_s))
+    return max(least_retry_s, wait_s)

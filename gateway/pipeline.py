@@ -101,7 +101,16 @@ class Pipeline:
             raise QueueFull(decision.retry_after_s)
         loop = asyncio.get_running_loop()
         within_s = min(decision.at_most_s, call.deadline - loop.time())
-        ask = Ask(call.key, call.model, promise.rank, call.arrived, found, excluded)
+        ask = Ask(
+            call_id=call.key,
+            model=call.model,
+            candidates=found,
+            rank=promise.rank,
+            first_token_by=call.arrived_at
+            + (promise.targets(call.model).ttft_s or promise.patience_s),
+            tenant=call.principal.tenant,
+            excluded=excluded,
+        )
         try:
             return await self._ledger.acquire(ask, within_s=within_s)
         except TimeoutError:

@@ -145,7 +145,15 @@ def assess(
     )
     if smoke and judgement.verdict is not Verdict.INCOMPLETE:
         judgement = replace(judgement, verdict=Verdict.SMOKE)
-    measured = attainment.measure(log, plan.rules, offered=offered, window_s=judgement.window_s)
+    measured = attainment.measure(
+        log,
+        plan.rules,
+        offered=offered,
+        window_s=judgement.window_s,
+        groups=plan.dataset.groups,
+        tenants=plan.dataset.tenants,
+        group_rules=plan.scenario.class_rules,
+    )
     return Outcomes(plan, log, judgement, measured, found, status)
 
 

@@ -8,6 +8,7 @@ to finish a write that did not fit.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import time
@@ -187,11 +188,11 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex(target.address)
         if code not in (0, errno.EINPROGRESS):
-            raise OSError(code, "connect failed")
+            raise OSError(code, os.strerror(code))
         wait_write(sock.fileno(), timeout=timeout_s, timeout_exc=TimeoutError("connect"))
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            raise OSError(code, "connect failed")
+            raise OSError(code, os.strerror(code))
         if target.tls is None:
             self._wire = _Plain(sock)
         else:

@@ -39,6 +39,8 @@ class Conductor:
         self._client = client
         self._exchange = exchange
         self._finished = finished
+        self._groups = {name: code for code, name in enumerate(plan.dataset.groups)}
+        self._tenants = {name: code for code, name in enumerate(plan.dataset.tenants)}
         self._stopping = False
         self._changed = Event()
         self._started_ns = 0
@@ -90,12 +92,15 @@ class Conductor:
             # LoadGen's last query is the first that starts at or after the minimum duration.
 
     def _issue(self, position: int, scheduled_ns: int) -> None:
-        sample = int(self._plan.schedule.samples[position])
-        query = Query(position, sample, scheduled_ns)
+        index = int(self._plan.schedule.samples[position])
+        sample = self._plan.dataset.sample(index)
+        query = Query(position, index, scheduled_ns)
+        query.group = self._groups.get(sample.group, 0)
+        query.tenant = self._tenants.get(sample.tenant, 0)
         self.in_flight += 1
         self.issued += 1
         query.sent_ns = time.monotonic_ns() - self._started_ns
-        self._exchange.begin(query, self._plan.dataset.sample(sample), self._started_ns, self._end)
+        self._exchange.begin(query, sample, self._started_ns, self._end)
 
     def _end(self, query: Query, error: str) -> None:
         self.in_flight -= 1

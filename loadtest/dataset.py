@@ -7,7 +7,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A list of samples made on demand. `synthetic` marks a stand-in for the real dataset."""
+    """A list of samples made on demand.
+
+    `synthetic` marks a stand-in for the real dataset. `groups` and `tenants`: the classes and
+    tenants that samples name, in the order of their codes in records; empty when none does.
+    """
 
     name: str
     size: int
@@ -52,6 +56,8 @@ class Dataset:
     synthetic: bool
     digest: str
     note: str = ""
+    groups: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
 
 
 def stand_in(scenario: Scenario, size: int | None = None) -> Dataset:
@@ -83,16 +89,23 @@ def text(index: int, tokens: int) -> str:
     return " ".join(head + body)
 
 
-def recorded(rows: Sequence[tuple[int, int]], name: str, digest: str) -> Dataset:
-    """Make the dataset of a trace: row i has (prompt tokens, output tokens)."""
+def recorded(
+    rows: Sequence[tuple[int, int]],
+    name: str,
+    digest: str,
+    labels: Sequence[tuple[str, str]] = (),
+) -> Dataset:
+    """Make the dataset of a trace: row i has (prompt tokens, output tokens), (class, tenant)."""
 
     def sample(index: int) -> Sample:
         asked, answered = rows[index]
         exact = max(1, answered)
-        return Sample(text(index, asked), max_tokens=exact, exact_tokens=exact)
+        group, tenant = labels[index] if labels else ("", "")
+        return Sample(text(index, asked), exact, exact, group, tenant)
 
     note = "lengths from the trace, text synthetic"
-    return Dataset(name, len(rows), sample, True, digest, note)
+    groups, tenants = named(g for g, _ in labels), named(t for _, t in labels)
+    return Dataset(name, len(rows), sample, True, digest, note, groups, tenants)
 
 
 def read(path: Path, *, trust_pickle: bool = False, size: int | None = None) -> Dataset:
@@ -108,7 +121,21 @@ def read(path: Path, *, trust_pickle: bool = False, size: int | None = None) -> 
     if not samples:
         raise DatasetError(f"{path} has no samples")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Dataset(path.name, len(samples), samples.__getitem__, False, digest)
+    return Dataset(
+        path.name,
+        len(samples),
+        samples.__getitem__,
+        False,
+        digest,
+        groups=named(sample.group for sample in samples),
+        tenants=named(sample.tenant for sample in samples),
+    )
+
+
+def named(names: Iterable[str]) -> tuple[str, ...]:
+    """List the names that occur, sorted; none when only the empty one does."""
+    found = tuple(sorted(set(names)))
+    return () if found == ("",) else found
 
 
 def _rows(path: Path, *, trust_pickle: bool) -> list[Any]:

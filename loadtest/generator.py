@@ -6,7 +6,10 @@ import gc
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from loadtest.client import Client, Target
 from loadtest.conductor import Conductor
@@ -94,10 +97,24 @@ def exchange_for(plan: Plan, client: Client, target: Target) -> Exchange:
         plan.scenario,
         model=options.served_model or plan.scenario.model,
         api_key=options.api_key,
+        tenant_keys=read_keys(options.tenant_keys),
     )
     if plan.scenario.api == "videos":
         return VideoJob(client, requests, timeout_s=options.timeout, poll_s=options.poll_s)
     return Streaming(client, requests, timeout_s=options.timeout)
+
+
+def read_keys(path: str) -> dict[str, str]:
+    """Read the API keys of tenants from a YAML file; none without a path.
+
+    Raises ValueError, OSError.
+    """
+    if not path:
+        return {}
+    page = yaml.safe_load(Path(path).read_text())
+    if not isinstance(page, dict):
+        raise ValueError(f"{path} maps tenants to keys")
+    return {str(tenant): str(key) for tenant, key in page.items()}
 
 
 def raise_file_limit() -> int:

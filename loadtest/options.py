@@ -38,6 +38,8 @@ class RunOptions:
     insecure: bool = False
     timeout: float = 600.0
     warm_connections: int = 0
+    late_bound_ms: float = 10.0
+    tenant_keys: str = ""
     poll_s: float = 0.1
     out: str = ""
 
@@ -99,6 +101,14 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
         help="connections opened before the start",
         **hidden,
     )
+    add(
+        "--late-bound-ms",
+        type=float,
+        default=10.0,
+        help="the generator's own p99 lateness beyond which a run is INVALID",
+        **hidden,
+    )
+    add("--tenant-keys", default="", help="YAML file: the API key of each tenant", **hidden)
     add("--poll-s", type=float, default=0.1, help="seconds between polls of a video job", **hidden)
     add("--out", default="", help="directory of the results", **hidden)
 

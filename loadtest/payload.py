@@ -11,6 +11,8 @@ from loadtest.client import Target
 from loadtest.dataset import Sample
 from loadtest.scenario import Scenario
 
+# The service tier by which a client asks for a class.
+_TIERS = {"interactive": "priority", "server": "default", "offline": "flex"}
 PATHS = {"chat": "/chat/completions", "completions": "/completions", "videos": "/videos"}
 
 
@@ -24,12 +26,12 @@ class Requests:
         *,
         model: str,
         api_key: str = "",
-        extra: Mapping[str, Any] | None = None,
+        tenant_keys: Mapping[str, str] | None = None,
     ) -> None:
         self._target = target
         self._api = scenario.api
         self.path = PATHS[scenario.api]
-        self._base: dict[str, Any] = {"model": model, **scenario.request, **(extra or {})}
+        self._base: dict[str, Any] = {"model": model, **scenario.request}
         if scenario.service_tier and scenario.api != "videos":
             self._base["service_tier"] = scenario.service_tier
         if scenario.api != "videos":
@@ -37,6 +39,10 @@ class Requests:
         self._headers = {"Content-Type": "application/json", "User-Agent": "sluice-certify"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
+        self._by_tenant = {
+            tenant: self._headers | {"Authorization": f"Bearer {key}"}
+            for tenant, key in (tenant_keys or {}).items()
+        }
 
     def body(self, sample: Sample) -> dict[str, Any]:
         """Build a request body."""
@@ -53,12 +59,15 @@ class Requests:
             body["max_tokens"] = sample.max_tokens
         if sample.exact_tokens is not None and self._api != "videos":
             body["ignore_eos"] = True
+        if sample.group in _TIERS and self._api != "videos":
+            body["service_tier"] = _TIERS[sample.group]
         return body
 
     def generate(self, sample: Sample) -> bytes:
         """Write the request that starts a generation."""
         body = orjson.dumps(self.body(sample))
-        return self._target.request("POST", self.path, body, self._headers)
+        headers = self._by_tenant.get(sample.tenant, self._headers)
+        return self._target.request("POST", self.path, body, headers)
 
     def get(self, path: str) -> bytes:
         """Write a GET below the base URL."""

@@ -61,6 +61,7 @@ def make(options: RunOptions) -> Plan:
     whole = scenario.whole_passes
     if options.min_queries is not None:
         rules = replace(rules, min_queries=options.min_queries)
+    rules = replace(rules, late_p99_ns=round(options.late_bound_ms * 1e6))
     if options.duration is not None:
         rules = replace(rules, min_duration_ns=round(options.duration * 1e9))
         whole = whole and options.duration >= scenario.rules.min_duration_ns / 1e9
@@ -154,4 +155,4 @@ def _traced(options: RunOptions, seeds: Seeds) -> tuple[Schedule, Dataset]:
     schedule = schedules.replay(part.offsets_s, speed=options.trace_speed)
     rows = [(asked, answered) for asked, answered in part.lengths.tolist()]
     digest = f"{part.digest}:{options.trace_start}:{stop_s}"
-    return schedule, datasets.recorded(rows, f"trace {part.name}", digest)
+    return schedule, datasets.recorded(rows, f"trace {part.name}", digest, part.labels)

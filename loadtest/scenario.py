@@ -20,7 +20,7 @@ APIS = ("chat", "completions", "videos")
 _MODEL_KEYS = {"model", "api", "token_latencies", "whole_passes", "dataset", "request", "scenarios"}
 _OWN_KEYS = {
     "mode", "loadgen_key", "service_tier", "ttft_ms", "tpot_ms", "latency_ms", "percentile",
-    "min_duration_s", "min_queries", "concurrency", "published",
+    "min_duration_s", "min_queries", "concurrency", "published", "classes",
 }  # fmt: skip
 
 
@@ -52,6 +52,7 @@ class Scenario:
     concurrency: int | None
     published: Mapping[str, Mapping[str, float]]
     own: bool
+    class_rules: Mapping[str, Rules]
 
 
 def known() -> dict[str, list[str]]:
@@ -115,6 +116,10 @@ def _read(text: str, name: str, origin: str, model: str | None) -> Scenario:
         concurrency=own.get("concurrency"),
         published=own.get("published") or {},
         own=bool(origin),
+        class_rules={
+            str(group): _rules(page, own | limits)
+            for group, limits in (own.get("classes") or {}).items()
+        },
     )
 
 

@@ -1,8 +1,9 @@
 """Which arrivals and lengths does a recorded trace hold?
 
-Reads, plain or gzipped: CSV with `t_s,in_tokens,out_tokens` (Azure's 2023 traces, and one's own
-recordings), Mooncake's JSON lines (`timestamp` ms, `input_length`, `output_length`) and ServeGen's
-per-client rates, from which arrivals are drawn. The format is told by the first line.
+Reads, plain or gzipped: CSV with `t_s,in_tokens,out_tokens` and, if wanted, `class,tenant` (Azure's
+2023 traces, and one's own recordings), Mooncake's JSON lines (`timestamp` ms, `input_length`,
+`output_length`) and ServeGen's per-client rates, from which arrivals are drawn. The format is told
+by the first line.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Trace:
     lengths: NDArray[np.int64]
     digest: str
     drawn: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
 
     def window(self, start_s: float, duration_s: float | None) -> Trace:
         """Cut out a part; offsets then start at 0 at `start_s`."""
@@ -46,7 +48,12 @@ class Trace:
         if not kept.any():
             raise TraceError(f"{self.name} has nothing between {start_s:g} and {stop:g} s")
         return Trace(
-            self.name, self.offsets_s[kept] - start_s, self.lengths[kept], self.digest, self.drawn
+            self.name,
+            self.offsets_s[kept] - start_s,
+            self.lengths[kept],
+            self.digest,
+            self.drawn,
+            tuple(label for label, keep in zip(self.labels, kept.tolist(), strict=False) if keep),
         )
 
 
@@ -68,7 +75,7 @@ def read(path: Path, *, seed: int = 1, horizon_s: float = 3600.0) -> Trace:
         table = csv.DictReader(io.StringIO(text))
         names = set(table.fieldnames or ())
         if {"t_s", "in_tokens", "out_tokens"} <= names:
-            rows = [(float(r["t_s"]), int(r["in_tokens"]), int(r["out_tokens"])) for r in table]
+            rows = [_own(row) for row in table]
         elif {"t_s", "rate_rps", "iat_family", "iat_p1", "iat_p2"} <= names:
             rows = list(_servegen(table, seed, horizon_s))
             drawn = True
@@ -78,20 +85,35 @@ def read(path: Path, *, seed: int = 1, horizon_s: float = 3600.0) -> Trace:
         raise TraceError(f"{path.name} is empty")
     rows.sort()
     offsets = np.array([row[0] for row in rows], dtype=np.float64)
-    lengths = np.array([row[1:] for row in rows], dtype=np.int64)
-    return Trace(path.name, offsets, lengths, digest, drawn)
+    lengths = np.array([row[1:3] for row in rows], dtype=np.int64)
+    labels = tuple((row[3], row[4]) for row in rows)
+    if set(labels) == {("", "")}:
+        labels = ()
+    return Trace(path.name, offsets, lengths, digest, drawn, labels)
 
 
-def _mooncake(lines: Iterable[str]) -> Iterator[tuple[float, int, int]]:
+Row = tuple[float, int, int, str, str]
+
+
+def _own(row: dict[str, str]) -> Row:
+    return (
+        float(row["t_s"]),
+        int(row["in_tokens"]),
+        int(row["out_tokens"]),
+        row.get("class") or "",
+        row.get("tenant") or "",
+    )
+
+
+def _mooncake(lines: Iterable[str]) -> Iterator[Row]:
     for line in lines:
         if line.strip():
             row = json.loads(line)
-            yield row["timestamp"] / 1000, int(row["input_length"]), int(row["output_length"])
+            asked, answered = int(row["input_length"]), int(row["output_length"])
+            yield row["timestamp"] / 1000, asked, answered, "", ""
 
 
-def _servegen(
-    table: Iterable[dict[str, str]], seed: int, horizon_s: float
-) -> Iterator[tuple[float, int, int]]:
+def _servegen(table: Iterable[dict[str, str]], seed: int, horizon_s: float) -> Iterator[Row]:
     """Draw each client's arrivals in its 10-minute windows: Gamma or Weibull gaps, lengths by
     quantile.
     """
@@ -112,7 +134,8 @@ def _servegen(
         starts = starts[starts < _WINDOW_S]
         asked = _by_quantile(row, "in", rng.random(len(starts)))
         answered = _by_quantile(row, "out", rng.random(len(starts)))
-        yield from zip((start_s + starts).tolist(), asked, answered, strict=True)
+        for start, one, other in zip((start_s + starts).tolist(), asked, answered, strict=True):
+            yield start, one, other, "", ""
 
 
 def _by_quantile(row: dict[str, str], what: str, unit: NDArray[np.float64]) -> list[int]:

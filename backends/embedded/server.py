@@ -53,6 +53,8 @@ def command(
     argv += ["--max-running-requests", str(serving.max_running)]
     argv += ["--max-total-tokens", str(serving.kv_tokens), "--mem-fraction-static", "0.3"]
     argv += ["--enable-metrics", "--enable-cache-report"]
+    # The scheduler polls without a pause otherwise, and an idle engine takes a whole core.
+    argv += ["--sleep-on-idle"]
     if serving.tool_call_parser is not None:
         argv += ["--tool-call-parser", serving.tool_call_parser]
     return argv

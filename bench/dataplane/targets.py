@@ -78,8 +78,8 @@ def nginx(place: Place) -> Command:
     return Command((found, "-p", str(place.directory), "-c", config))
 
 
-def _router(place: Place, *argv: str) -> Command:
-    """Fill in the options that the three routers share."""
+def _router(place: Place, argv: tuple[str, ...], *options: str) -> Command:
+    """Add the options that the three routers share."""
     if not Path(argv[0]).exists():
         raise NotInstalled(f"{argv[0]} is missing: bench/dataplane/setup installs it")
     shared = (
@@ -88,27 +88,25 @@ def _router(place: Place, *argv: str) -> Command:
         "--prometheus-port", str(place.port + 50),
         "--policy", "round_robin", "--log-level", "error",
     )  # fmt: skip
-    return Command((*argv[:3], *shared, *argv[3:]) if argv[1:] else (argv[0], *shared))
+    return Command((*argv, *shared, *options))
 
 
 def smg(place: Place) -> Command:
     """SMG (lightseekorg/smg)."""
-    python = str(PEERS / "smg/bin/python")
-    options = ("launch", "--max-concurrent-requests", "-1", "--disable-tokenizer-autoload")
-    command = _router(place, python, "-m", "smg")
-    return Command((*command.argv[:3], options[0], *command.argv[3:], *options[1:]))
+    argv = (str(PEERS / "smg/bin/python"), "-m", "smg", "launch")
+    unlimited = ("--max-concurrent-requests", "-1")
+    return _router(place, argv, *unlimited, "--disable-tokenizer-autoload")
 
 
 def sglang_router(place: Place) -> Command:
     """SGLang's own router."""
-    python = str(PEERS / "sglang-router/bin/python")
-    module = "sglang_router.launch_router"
-    return _router(place, python, "-m", module, "--max-concurrent-requests", "-1")
+    argv = (str(PEERS / "sglang-router/bin/python"), "-m", "sglang_router.launch_router")
+    return _router(place, argv, "--max-concurrent-requests", "-1")
 
 
 def vllm_router(place: Place) -> Command:
     """The router of the vLLM project."""
-    return _router(place, str(PEERS / "vllm-router/bin/vllm-router"))
+    return _router(place, (str(PEERS / "vllm-router/bin/vllm-router"),))
 
 
 def sluice(place: Place, *, workers: int = 1) -> Command:

@@ -1,127 +1,134 @@
 """The ledger of one process: for one gateway alone, and for virtual time."""
 
 import asyncio
-import heapq
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 
-from gateway.queue.ledger import Ask, Candidate, Slot
+from gateway.queue.book import Book
+from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
+from gateway.queue.order import STARVATION_S
 
 DRAIN_WINDOW_S = 10.0
 
 
-@dataclass(order=True, slots=True)
-class _Waiter:
-    rank: int
-    arrived: float
-    number: int
-    ask: Ask = field(compare=False)
-    granted: asyncio.Future[Slot] = field(compare=False)
+class Drain:
+    """What has ended per second in the last ten seconds, out of totals that only grow."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def note(self, released: int, work_us: int, now: float) -> None:
+        """Take in the totals at `now`."""
+        seen = self._seen
+        if seen and released < seen[-1][1]:  # the store was emptied: count afresh
+            seen.clear()
+        seen.append((now, released, work_us))
+        while len(seen) > 2 and seen[1][0] <= now - DRAIN_WINDOW_S:
+            seen.popleft()
+
+    def per_s(self, now: float) -> tuple[float, float]:
+        """Give calls per second, and seconds of work per second."""
+        seen, since = self._seen, now - DRAIN_WINDOW_S
+        while len(seen) > 1 and seen[1][0] <= since:
+            seen.popleft()
+        if not seen:
+            return 0.0, 0.0
+        first, last = seen[0], seen[-1]
+        return (last[1] - first[1]) / DRAIN_WINDOW_S, (last[2] - first[2]) / 1e6 / DRAIN_WINDOW_S
 
 
 class MemoryLedger:
-    """Slots in dictionaries, waiting calls in one heap per model.
+    """A book per model; who waits has a future, which is its slot in the end."""
 
-    A waiter whose future is done has left; it is skipped when its turn comes.
-    """
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._held: dict[str, Slot] = {}
-        self._running: Counter[str] = Counter()
-        self._limits: dict[str, int] = {}
-        self._waiters: dict[str, list[_Waiter]] = defaultdict(list)
-        self._waiting: Counter[str] = Counter()
-        self._released: dict[str, deque[float]] = defaultdict(deque)
-        self._number = 0
+    def __init__(self, now: Callable[[], float], *, starvation_s: float = STARVATION_S) -> None:
+        self._now = now
+        self._starvation_s = starvation_s
+        self._books: dict[str, Book] = {}
+        self._drains: dict[str, Drain] = {}
+        self._model_of: dict[str, str] = {}
+        self._granted: dict[str, asyncio.Future[Slot]] = {}
+        self._numbers = itertools.count(1)
 
     async def acquire(self, ask: Ask, *, within_s: float) -> Slot:
         """Take a slot on the first candidate with room, else wait."""
+        book = self._book(ask.model)
         for candidate in ask.candidates:
-            self._limits[candidate.replica_id] = candidate.limit
-        if self._waiting[ask.model] == 0:
-            for candidate in ask.candidates:
-                if self._has_room(candidate.replica_id):
-                    return self._grant(ask, candidate.replica_id)
-        return await self._wait(ask, within_s)
+            self._model_of[candidate.replica_id] = ask.model
+        lease_id = str(next(self._numbers))
+        granted: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        self._granted[lease_id] = granted
+        try:
+            self._settle(book.acquire(lease_id, ask, self._now()))
+            async with asyncio.timeout(within_s):
+                return await granted
+        except BaseException:
+            self._settle(book.leave(lease_id, self._now()))
+            raise
+        finally:
+            del self._granted[lease_id]
+
+    def first_token(self, slot: Slot) -> None:
+        """Note that a call's first token is there."""
+        self._settle(self._book(slot.model).first_token(slot.lease_id, self._now()))
 
     def release(self, slot: Slot) -> None:
         """Give a slot back."""
-        if self._held.get(slot.call_id) is not slot:
-            return
-        del self._held[slot.call_id]
-        self._running[slot.replica_id] -= 1
-        if not self._running[slot.replica_id]:
-            del self._running[slot.replica_id]
-        released = self._released[slot.model]
-        released.append(self._monotonic())
-        while released and released[0] < released[-1] - DRAIN_WINDOW_S:
-            released.popleft()
-        self._hand_over(slot.model, slot.replica_id)
+        book, now = self._book(slot.model), self._now()
+        self._settle(book.release(slot.lease_id, now))
+        self._drains[slot.model].note(book.released, book.released_work_us, now)
 
-    def offer(self, model: str, candidates: tuple[Candidate, ...]) -> None:
+    def offer(
+        self, model: str, candidates: tuple[Candidate, ...], *, rank: int | None = None
+    ) -> None:
         """Tell which replicas of a model may be used now."""
         for candidate in candidates:
-            self._limits[candidate.replica_id] = candidate.limit
-            self._hand_over(model, candidate.replica_id)
+            self._model_of[candidate.replica_id] = model
+        self._settle(self._book(model).offer(candidates, rank, self._now()))
 
     def running(self, replica_id: str) -> int:
-        """How many calls hold a slot on a replica."""
-        return self._running[replica_id]
+        """How many sequences run on a replica."""
+        return self.outstanding(replica_id).sequences
+
+    def outstanding(self, replica_id: str) -> Cost:
+        """What the calls on a replica hold of it."""
+        model = self._model_of.get(replica_id)
+        return Cost(0) if model is None else self._book(model).outstanding(replica_id)
 
     def waiting(self, model: str) -> int:
         """How many calls wait for a model."""
-        return self._waiting[model]
+        return self._book(model).waiting
+
+    def backlog(self, model: str) -> Mapping[int, Backlog]:
+        """Who waits for a model, by rank."""
+        return self._book(model).backlog()
 
     def drain_per_s(self, model: str) -> float:
         """Slots of a model that came free per second in the last ten seconds."""
-        since = self._monotonic() - DRAIN_WINDOW_S
-        return sum(1 for at in self._released[model] if at >= since) / DRAIN_WINDOW_S
+        self._book(model)
+        return self._drains[model].per_s(self._now())[0]
+
+    def work_per_s(self, model: str) -> float:
+        """Token work of a model that ended per second in the last ten seconds."""
+        self._book(model)
+        return self._drains[model].per_s(self._now())[1]
 
     @property
     def held(self) -> int:
         """How many slots are held in all."""
-        return len(self._held)
+        return sum(len(book.held) for book in self._books.values())
 
-    def _has_room(self, replica_id: str) -> bool:
-        return self._running[replica_id] < self._limits.get(replica_id, 0)
+    def _book(self, model: str) -> Book:
+        book = self._books.get(model)
+        if book is None:
+            book = self._books[model] = Book(model, starvation_s=self._starvation_s)
+            self._drains[model] = Drain()
+            self._drains[model].note(0, 0, self._now())
+        return book
 
-    def _grant(self, ask: Ask, replica_id: str) -> Slot:
-        slot = Slot(ask.call_id, replica_id, ask.model)
-        self._held[ask.call_id] = slot
-        self._running[replica_id] += 1
-        return slot
-
-    async def _wait(self, ask: Ask, within_s: float) -> Slot:
-        self._number += 1
-        granted: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(ask.rank, ask.arrived, self._number, ask, granted)
-        heapq.heappush(self._waiters[ask.model], waiter)
-        self._waiting[ask.model] += 1
-        for candidate in ask.candidates:
-            self._hand_over(ask.model, candidate.replica_id)
-        try:
-            async with asyncio.timeout(within_s):
-                return await granted
-        except BaseException:
-            if granted.done() and not granted.cancelled():
-                self.release(granted.result())
-            raise
-        finally:
-            granted.cancel()
-            self._waiting[ask.model] -= 1
-
-    def _hand_over(self, model: str, replica_id: str) -> None:
-        heap = self._waiters[model]
-        passed_over: list[_Waiter] = []
-        while heap and self._has_room(replica_id):
-            waiter = heapq.heappop(heap)
-            if waiter.granted.done():
-                continue
-            if replica_id in waiter.ask.excluded:
-                passed_over.append(waiter)
-            else:
-                waiter.granted.set_result(self._grant(waiter.ask, replica_id))
-        for waiter in passed_over:
-            heapq.heappush(heap, waiter)
+    def _settle(self, slots: Iterable[Slot]) -> None:
+        """Wake those who were granted a slot; one that has left gives it back by itself."""
+        for slot in slots:
+            granted = self._granted.get(slot.lease_id)
+            if granted is not None and not granted.done():
+                granted.set_result(slot)

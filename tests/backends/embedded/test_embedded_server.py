@@ -36,7 +36,7 @@ def test_the_command_runs_the_engines_own_python() -> None:
 
     assert argv[0] == "/engine/bin/python"
     assert "sglang.launch_server" in argv
-    assert {"--enable-metrics", "--enable-cache-report"} <= set(argv)
+    assert {"--enable-metrics", "--enable-cache-report", "--sleep-on-idle"} <= set(argv)
 
 
 def test_limits_reach_the_command() -> None:
