@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: help install serve engine check format test coverage lock clean
+.PHONY: help install serve engine check format test test-compose compose-rocm coverage lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make install   make .venv with all that the tests need"
 	@echo "make check     formatting, lint, types, import rules, constraints"
 	@echo "make test      make check, then every test"
+	@echo "make test-compose  build and run compose.yaml on this machine's Docker engine"
 	@echo "make format    let ruff format and fix"
 	@echo "make coverage  every test, with branch coverage"
 	@echo "make lock      pin the dependencies again (UPGRADE=1 for newer versions)"
@@ -72,6 +73,13 @@ format: $(DEV)
 # What Node.js tests need is installed where npm is; without it they say that they are skipped.
 test: check engine $(if $(shell command -v npm),$(NODE))
 	$(BIN)/pytest -n 2 --dist loadgroup --inline-snapshot=disable $(ARGS)
+
+# Needs a Docker engine with Compose v2; without one `make test` says that these tests are skipped.
+test-compose: $(DEV)
+	SLUICE_TEST_COMPOSE=1 $(BIN)/pytest -v --durations=0 -o timeout=400 tests/compose $(ARGS)
+
+compose-rocm: $(DEV)
+	$(BIN)/python -m scripts.compose_rocm
 
 coverage: $(DEV) engine
 	$(BIN)/coverage erase

@@ -19,13 +19,18 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Class:
-    """A named promise. Lower `rank` is served first; `patience_s` bounds a wait in the queue."""
+    """A named promise. Lower `rank` is served first; `patience_s` bounds a wait in the queue.
+
+    `demote_to` names the class under which a call goes on that this one cannot keep; None: such a
+    call is refused.
+    """
 
     name: str
     rank: int
     default: Targets = Targets()
     by_model: tuple[tuple[str, Targets], ...] = ()
     patience_s: float = 30.0
+    demote_to: str | None = None
 
     def targets(self, model: str) -> Targets:
         """The promise for a model."""

@@ -1,8 +1,10 @@
 """What did a call use, and how did it end? Receipts become metrics, spans and log lines."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
 
 import structlog
 from opentelemetry import trace
@@ -10,11 +12,17 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backends.fleet import Replica
-from gateway.call import Outcome, Receipt
+from backends.slo import Class
+from gateway.call import Call, Outcome, Receipt
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
-from gateway.telemetry import Metrics
+from gateway.promises import kept
+from gateway.telemetry import Metrics, Sampling
+
+TraceHeaders = tuple[tuple[bytes, bytes], ...]
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+MAX_TRACESTATE = 512  # characters; what W3C asks everybody to pass on
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
@@ -39,31 +47,79 @@ def outcome_of(error: BaseException | None) -> Outcome:
 
 
 class Account:
-    """One call's span and receipt while it lasts."""
+    """One call while it lasts: its receipt, and its span where it is traced."""
 
-    __slots__ = ("_carrier", "_span", "_tracer", "receipt")
+    __slots__ = ("_accounting", "_carrier", "_span", "receipt")
 
     def __init__(
-        self, tracer: Tracer, receipt: Receipt, span: Span, carrier: Mapping[str, str]
+        self,
+        accounting: "Accounting",
+        receipt: Receipt,
+        span: Span | None,
+        carrier: Mapping[str, str],
     ) -> None:
-        self._tracer = tracer
+        self._accounting = accounting
         self._span = span
         self._carrier = carrier
         self.receipt = receipt
 
-    @contextmanager
-    def attempt(self, replica: Replica) -> Iterator[tuple[tuple[bytes, bytes], ...]]:
-        """Cover one attempt with a span; gives the trace headers for the engine."""
+    def __enter__(self) -> "Account":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._accounting.close(self.receipt, self._span, self._carrier, error)
+
+    def attempt(self, replica: Replica) -> AbstractContextManager[TraceHeaders]:
+        """Cover one attempt, with a span where the call is traced; gives headers for the engine."""
         receipt = self.receipt
         receipt.attempts += 1
         receipt.replica_id = replica.id
-        if not self._span.is_recording():
-            yield tuple((k.encode(), v.encode()) for k, v in self._carrier.items())
-            return
+        if self._span is None:
+            return nullcontext(_lines(self._carrier))
+        return self._accounting.traced(receipt, replica, self._span)
+
+
+class Accounting:
+    """Opens an account per call and closes it exactly once, however the call ends."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        tracer: Tracer,
+        sampling: Sampling | None = None,
+        classes: Mapping[str, Class] | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._classes = classes or {}
+        self._tracer = tracer
+        self._sampling = sampling or Sampling(1.0)
+        self._log = structlog.get_logger("sluice.call").bind()
+
+    def account(self, receipt: Receipt) -> Account:
+        """Cover a call from its arrival to its receipt."""
+        call = receipt.call
+        carrier = _carrier(call)
+        span: Span | None = None
+        if self._sampling.takes(carrier.get("traceparent")):
+            span = self._tracer.start_span(
+                f"{call.operation} {call.model}",
+                context=_PROPAGATOR.extract(carrier) if carrier else None,
+                kind=SpanKind.SERVER,
+            )
+        return Account(self, receipt, span, carrier)
+
+    @contextmanager
+    def traced(self, receipt: Receipt, replica: Replica, parent: Span) -> Iterator[TraceHeaders]:
+        """Cover one attempt of a traced call with a span."""
         call = receipt.call
         with self._tracer.start_as_current_span(
             f"{call.operation} {call.model}",
-            context=trace.set_span_in_context(self._span),
+            context=trace.set_span_in_context(parent),
             kind=SpanKind.CLIENT,
             attributes={
                 "gen_ai.operation.name": call.operation,
@@ -75,38 +131,16 @@ class Account:
         ):
             carrier: dict[str, str] = {}
             _PROPAGATOR.inject(carrier)
-            yield tuple((k.encode(), v.encode()) for k, v in carrier.items())
+            yield _lines(carrier)
 
-
-class Accounting:
-    """Opens an account per call and closes it exactly once, however the call ends."""
-
-    def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
-        self._metrics = metrics
-        self._tracer = tracer
-        self._log = structlog.get_logger("sluice.call")
-
-    @contextmanager
-    def account(self, receipt: Receipt) -> Iterator[Account]:
-        """Cover a call from its arrival to its receipt."""
-        call = receipt.call
-        named = (("traceparent", call.traceparent), ("tracestate", call.tracestate))
-        carrier = {name: value for name, value in named if value}
-        span = self._tracer.start_span(
-            f"{call.operation} {call.model}",
-            context=_PROPAGATOR.extract(carrier) if carrier else None,
-            kind=SpanKind.SERVER,
-        )
-        error: BaseException | None = None
-        try:
-            yield Account(self._tracer, receipt, span, carrier)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._close(receipt, span, error)
-
-    def _close(self, receipt: Receipt, span: Span, error: BaseException | None) -> None:
+    def close(
+        self,
+        receipt: Receipt,
+        span: Span | None,
+        carrier: Mapping[str, str],
+        error: BaseException | None,
+    ) -> None:
+        """Close a call's account: how it ended goes into metrics, its span and one log line."""
         call = receipt.call
         receipt.outcome = outcome_of(error)
         if isinstance(error, GatewayError):
@@ -114,10 +148,10 @@ class Accounting:
             receipt.status = receipt.status or error.status
         duration_s = asyncio.get_running_loop().time() - call.arrived
         self._measure(receipt, duration_s)
-        if span.is_recording():
+        if span is not None:
             _describe(span, receipt)
-        span.end()
-        self._log.info("call", **_line(receipt, span, duration_s))
+            span.end()
+        self._log.info("call", **_line(receipt, _ids(span, carrier), duration_s))
 
     def _measure(self, receipt: Receipt, duration_s: float) -> None:
         call, metrics = receipt.call, self._metrics
@@ -133,6 +167,36 @@ class Accounting:
         if receipt.usage is not None:
             metrics.tokens.labels(*by, "input").observe(receipt.usage.prompt_tokens)
             metrics.tokens.labels(*by, "output").observe(receipt.usage.completion_tokens)
+        promise = self._classes.get(call.class_name)
+        is_kept = None
+        if promise is not None:
+            is_kept = kept(receipt, promise.targets(call.model), duration_s)
+        if is_kept is not None:
+            labels = (call.model, call.class_name, call.principal.tenant)
+            metrics.promises.labels(*labels, "true" if is_kept else "false").inc()
+
+
+def _carrier(call: Call) -> dict[str, str]:
+    """Give the caller's trace headers; those that are not W3C's never were there."""
+    if call.traceparent is None or not _TRACEPARENT.fullmatch(call.traceparent):
+        return {}
+    carrier = {"traceparent": call.traceparent}
+    if call.tracestate and len(call.tracestate) <= MAX_TRACESTATE:
+        carrier["tracestate"] = call.tracestate
+    return carrier
+
+
+def _lines(carrier: Mapping[str, str]) -> TraceHeaders:
+    return tuple((k.encode(), v.encode()) for k, v in carrier.items())
+
+
+def _ids(span: Span | None, carrier: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Give the ids of trace and span: ours, else the caller's, else none."""
+    if span is not None:
+        context = span.get_span_context()
+        return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    parent = carrier.get("traceparent")
+    return (None, None) if parent is None else (parent[3:35], parent[36:52])
 
 
 def _describe(span: Span, receipt: Receipt) -> None:
@@ -161,12 +225,14 @@ def _describe(span: Span, receipt: Receipt) -> None:
         span.set_status(Status(StatusCode.ERROR, receipt.outcome.value))
 
 
-def _line(receipt: Receipt, span: Span, duration_s: float) -> dict[str, object]:
-    call, usage, context = receipt.call, receipt.usage, span.get_span_context()
+def _line(
+    receipt: Receipt, ids: tuple[str | None, str | None], duration_s: float
+) -> dict[str, object]:
+    call, usage = receipt.call, receipt.usage
     return {
         "request_id": call.id,
-        "trace_id": trace.format_trace_id(context.trace_id),
-        "span_id": trace.format_span_id(context.span_id),
+        "trace_id": ids[0],
+        "span_id": ids[1],
         "key_id": call.principal.key_id,
         "tenant": call.principal.tenant,
         "operation": call.operation.value,

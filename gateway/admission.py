@@ -23,9 +23,11 @@ class Outlook:
     """What admission looks at; seconds.
 
     `slack_s` is how long the call may wait for a slot and still keep its TTFT (infinite without
-    one). `ahead_s` is the token work that will be served before it, `own_s` its own, and `does_per_s`
-    how much of it the pool does in a second. `reachable` False: not even an idle replica would keep
-    its limits, so that load is not what stands in the way. `sure` False: nothing was learnt yet.
+    one). `ahead_s` is the token work that will be served before it, `own_s` its own, `promised_s`
+    that of calls who were told when to come back, and `does_per_s` how much of it the pool does in
+    a second. `reachable` False: not even an idle replica would keep its limits, so that load is
+    not what stands in the way. `idle`: the replica that it would get has nothing to do. `sure`
+    False: nothing was learnt yet.
     """
 
     slack_s: float
@@ -37,6 +39,7 @@ class Outlook:
     most_waiting: int
     patience_s: float
     reachable: bool = True
+    idle: bool = False
     sure: bool = True
     promised_s: float = 0.0
 
@@ -47,7 +50,7 @@ class Outlook:
             return 0.0
         if self.does_per_s <= 0.0:
             return inf
-        return (self.ahead_s + self.own_s) / self.does_per_s
+        return (self.ahead_s + self.promised_s + self.own_s) / self.does_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def decide(outlook: Outlook, *, least_retry_s: float) -> Decision:
     """
     if outlook.waiting >= outlook.most_waiting and not (outlook.has_room and not outlook.ahead_s):
         return Reject(Reason.QUEUE_FULL, retry_after(outlook, least_retry_s=least_retry_s))
-    strict = outlook.reachable and outlook.sure
+    strict = outlook.reachable and outlook.sure and not outlook.idle
     slack_s = outlook.slack_s if strict else outlook.patience_s
     at_most_s = min(max(slack_s, SHORTEST_WAIT_S), outlook.patience_s)
     if outlook.has_room and not outlook.ahead_s:

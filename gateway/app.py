@@ -12,24 +12,31 @@ from backends.clock import Clock, SystemClock
 from backends.probe import Prober
 from backends.registry import Registry
 from gateway.accounting import Accounting
-from gateway.api import generation, health, models
+from gateway.api import batches, files, generation, health, models, video_content, videos
 from gateway.api import responses as responses_api
+from gateway.api.calls import CallRoute
 from gateway.api.document import openapi
+from gateway.api.front import Front
 from gateway.api.passthrough import passthrough_router
 from gateway.api.refusals import install
 from gateway.auth import Authenticator
+from gateway.durable import durable_parts
+from gateway.explain_store import Explanations
 from gateway.keys import KeyStore
+from gateway.limits import Limiter
+from gateway.limits_store import LimitStore
 from gateway.middleware import RequestId
 from gateway.pipeline import Bounds, Pipeline
-from gateway.queue.memory import MemoryLedger
+from gateway.queue.redis_ledger import RedisLedger
 from gateway.relay import Patience, Relay
 from gateway.responses_background import ResponseRuns
 from gateway.responses_store import ResponsesStore
-from gateway.routing.least_outstanding import candidates
+from gateway.retry_budget import RetryBudget
 from gateway.services import Lifecycle, Services
 from gateway.settings import Settings
+from gateway.steering import Steering
 from gateway.tasks import Background
-from gateway.telemetry import Metrics, tracer_provider
+from gateway.telemetry import Metrics, Sampling, tracer_provider
 from gateway.upstream import Upstreams
 
 
@@ -41,11 +48,9 @@ async def services_for(
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
-        provider = tracer_provider(
-            settings.telemetry.service_name,
-            ratio=settings.telemetry.trace_ratio,
-            otlp_endpoint=settings.telemetry.otlp_endpoint,
-        )
+        telemetry = settings.telemetry
+        provider = tracer_provider(telemetry.service_name, otlp_endpoint=telemetry.otlp_endpoint)
+        sampling = Sampling(telemetry.trace_ratio, is_on=telemetry.otlp_endpoint is not None)
         stack.callback(provider.shutdown)
         metrics = Metrics.create()
         registry = Registry(redis, configured=settings.adopted_replicas())
@@ -55,7 +60,8 @@ async def services_for(
             idle_s=settings.upstream.idle_s, at_most=settings.upstream.connections_per_replica
         )
         stack.callback(upstreams.close)
-        ledger = MemoryLedger(clock.monotonic)
+        ledger = RedisLedger(redis, clock)
+        stack.push_async_callback(ledger.aclose)
         timeouts = settings.timeouts
         relay = Relay(
             upstreams,
@@ -63,17 +69,45 @@ async def services_for(
             report=prober.report,
         )
         classes = settings.classes_by_name()
+        steering = Steering(
+            registry=registry,
+            ledger=ledger,
+            clock=clock,
+            classes=classes,
+            policy_name=settings.routing.policy,
+            rtt_s={name: site.rtt_ms / 1e3 for name, site in settings.sites.items()},
+            most_waiting=settings.queue.max_waiting,
+            weights={name: each.weight for name, each in settings.tenants.items()},
+        )
+        explanations = Explanations(
+            redis,
+            clock,
+            records_per_s=settings.explain.records_per_s,
+            ttl_s=settings.explain.ttl_s,
+        )
+        limits = Limiter(
+            LimitStore(redis, clock),
+            clock,
+            tenants={n: q for n, each in settings.tenants.items() if (q := each.quota())},
+            gateways=lambda: ledger.gateways,
+        )
+        stack.push_async_callback(limits.aclose)
         pipeline = Pipeline(
             registry=registry,
             ledger=ledger,
             relay=relay,
-            accounting=Accounting(metrics, provider.get_tracer("sluice")),
-            classes=classes,
+            accounting=Accounting(metrics, provider.get_tracer("sluice"), sampling, classes),
+            steering=steering,
+            explanations=explanations,
+            retries=RetryBudget(share=settings.retries.share),
+            limits=limits,
             bounds=Bounds(
-                settings.queue.max_waiting, settings.retries.attempts, settings.queue.retry_after_s
+                settings.retries.attempts,
+                settings.queue.retry_after_s,
+                frozenset(settings.explain.headers_for),
             ),
         )
-        stack.callback(registry.on_change(_offering(registry, ledger, upstreams)))
+        stack.callback(registry.on_change(_following(registry, steering, upstreams)))
         responses = await stack.enter_async_context(
             ResponseRuns(
                 ResponsesStore(
@@ -85,9 +119,17 @@ async def services_for(
                 clock,
             )
         )
+        durable = await stack.enter_async_context(
+            durable_parts(settings, redis, registry, classes, clock)
+        )
         background.start(responses.watch(), "responses")
+        background.start(durable.housekeeper.run(), "housekeeping")
         background.start(registry.run(), "registry")
         background.start(prober.run(), "prober")
+        background.start(ledger.run(), "ledger")
+        background.start(limits.run(), "limits")
+        background.start(steering.run(), "steering")
+        background.start(explanations.run(), "explanations")
         yield Services(
             settings=settings,
             clock=clock,
@@ -100,30 +142,39 @@ async def services_for(
             ledger=ledger,
             relay=relay,
             pipeline=pipeline,
+            explanations=explanations,
             metrics=metrics,
             classes=classes,
             background=background,
             responses=responses,
+            jobs=durable.jobs,
+            outlook=durable.outlook,
+            housekeeper=durable.housekeeper,
+            artifacts=durable.artifacts,
+            files=durable.files,
+            videos=durable.videos,
+            signer=durable.signer,
             lifecycle=Lifecycle(clock.now()),
         )
 
 
-def _offering(registry: Registry, ledger: MemoryLedger, upstreams: Upstreams) -> Callable[[], None]:
+def _following(registry: Registry, steering: Steering, upstreams: Upstreams) -> Callable[[], None]:
     """Give what is done when the fleet changes: waiting calls take what is there now."""
 
-    def offer() -> None:
-        urls: set[str] = set()
-        for model, pool in registry.fleet.pools.items():
-            ledger.offer(model, candidates(pool, ledger.running, excluded=frozenset()))
-            urls.update(s.replica.url for s in pool.standings)
-        upstreams.keep_only(urls)
+    def follow() -> None:
+        steering.look()
+        pools = registry.fleet.pools.values()
+        upstreams.keep_only({s.replica.url for pool in pools for s in pool.standings})
 
-    return offer
+    return follow
 
 
 def create_app(services: Services | None, *, docs: bool = True) -> FastAPI:
     """Make the public API on services that somebody else began; None only to describe it."""
-    app = FastAPI(
+    app = Front(
+        ahead={}
+        if services is None
+        else {p: RequestId(CallRoute(services, each)) for p, each in generation.AHEAD.items()},
         title="Sluice",
         version=version("sluice"),
         description="An OpenAI-compatible serving gateway.",
@@ -136,6 +187,10 @@ def create_app(services: Services | None, *, docs: bool = True) -> FastAPI:
     app.include_router(generation.router)
     app.include_router(passthrough_router())
     app.include_router(responses_api.router)
+    app.include_router(videos.router)
+    app.include_router(video_content.router)
+    app.include_router(files.router)
+    app.include_router(batches.router)
     app.include_router(models.router)
     app.include_router(health.router)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

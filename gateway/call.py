@@ -1,18 +1,34 @@
 """What is one call: who asks, for what, under which promise, and how did it end?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from backends.slo import Targets
     from gateway.wire.body import Body
     from gateway.wire.dialect import Dialect
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """How much a key or a tenant may use; None: no limit. Days and months are UTC's."""
+
+    requests_per_min: int | None = None
+    tokens_per_min: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+    def or_none(self) -> "Quota | None":
+        """Give None where nothing is limited."""
+        return None if self == Quota() else self
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. `models` and `classes` None: all of them."""
+    """Who calls. `models` and `classes` None: all of them; `quota` None: no limits of the key's."""
 
     key_id: str
     tenant: str = "default"
@@ -21,6 +37,7 @@ class Principal:
     classes: frozenset[str] | None = None
     default_class: str | None = None
     expires_at: float | None = None
+    quota: Quota | None = None
 
     def may_use_model(self, model: str) -> bool:
         """Whether the key opens this model."""
@@ -73,7 +90,9 @@ class Call:
 
     `id` is the request id that the caller sees; `key` names the call in the ledger.
     `arrived` is on the monotonic clock, `arrived_at` in Unix seconds; `deadline` (monotonic) is
-    when the caller stops waiting.
+    when the caller stops waiting. `hint` is the limits that the caller asked for, where it did;
+    `notes` are header lines for the answer, for callers who may see how it was decided;
+    `limit_headers` those that tell what is left of the caller's limits.
     """
 
     id: str
@@ -93,11 +112,17 @@ class Call:
     tracestate: str | None = None
     takes_rid: bool = True
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    hint: "Targets | None" = None
+    notes: list[tuple[bytes, bytes]] = field(default_factory=list)
+    limit_headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(slots=True)
 class Receipt:
-    """What a call used and how it ended; instants are monotonic, None where it never got there."""
+    """What a call used and how it ended; instants are monotonic, None where it never got there.
+
+    `on_first_byte` is called once when the answer's first byte has come from the replica.
+    """
 
     call: Call
     outcome: Outcome = Outcome.INTERNAL
@@ -111,6 +136,7 @@ class Receipt:
     usage: Usage | None = None
     finish_reasons: tuple[str, ...] = ()
     chunks: int = 0
+    on_first_byte: Callable[[], None] | None = None
 
     @property
     def ttft_s(self) -> float | None:

@@ -1,12 +1,15 @@
 """Under which promise does a call run? The key says what may be asked, the tier what is. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from backends.slo import Class
+from backends.slo import Class, Targets
 from gateway.call import Principal
 from gateway.errors import InvalidRequest
 
+TTFT_HINT, TPOT_HINT = "x-slo-ttft-ms", "x-slo-tpot-ms"
+LONGEST_HINT_MS = 86_400_000.0
 TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
 
@@ -54,3 +57,46 @@ def _asked(
             f"This key may not use the service tier '{tier}'.", param="service_tier"
         )
     return Placement(name, served)
+
+
+def hinted(
+    headers: Mapping[str, str],
+    class_name: str,
+    model: str,
+    principal: Principal,
+    classes: Mapping[str, Class],
+) -> Targets | None:
+    """Give the limits that a call asks for by `x-slo-ttft-ms` and `x-slo-tpot-ms`; None: none.
+
+    A looser limit than the class's is always granted, a tighter one down to the tightest class that
+    the key may use. Raises InvalidRequest for what is no number of milliseconds.
+    """
+    ttft_s = _hint(headers, TTFT_HINT)
+    tpot_s = _hint(headers, TPOT_HINT)
+    if ttft_s is None and tpot_s is None:
+        return None
+    own = classes[class_name].targets(model)
+    open_to = [c.targets(model) for n, c in classes.items() if principal.may_use_class(n)]
+    least_ttft_s = min((t.ttft_s for t in open_to if t.ttft_s is not None), default=0.0)
+    least_tpot_s = min((t.tpot_s for t in open_to if t.tpot_s is not None), default=0.0)
+    return replace(
+        own,
+        ttft_s=own.ttft_s if ttft_s is None else max(ttft_s, least_ttft_s),
+        tpot_s=own.tpot_s if tpot_s is None else max(tpot_s, least_tpot_s),
+    )
+
+
+def _hint(headers: Mapping[str, str], name: str) -> float | None:
+    given = headers.get(name)
+    if given is None:
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= LONGEST_HINT_MS:
+        raise InvalidRequest(
+            f"Invalid value for '{name}': milliseconds are expected.",
+            param=name,
+        )
+    return value / 1e3

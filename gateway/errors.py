@@ -13,6 +13,8 @@ GatewayError
 ├── Conflict                  409
 ├── BodyTooLarge              413
 ├── UnsupportedMediaType      415
+├── RateLimited               429  a limit of the key or tenant: Retry-After says when, or it is final
+├── InsufficientQuota         429  the budget is spent: final
 ├── QueueFull                 429  room will come: Retry-After says when
 ├── EngineFailed              502  every replica that was tried broke before its first byte
 ├── Unavailable               503  no replica can serve now, or the store is away
@@ -137,14 +139,41 @@ class UnsupportedMediaType(GatewayError):
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 
 
+class RateLimited(GatewayError):
+    """A limit of the key or its tenant is reached; `unit` says of what: requests or tokens."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        unit: str,
+        headers: Mapping[str, str],
+        retry_after_s: float | None = None,
+        final: bool = False,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.unit = unit
+        self.final = final
+        self.headers = headers
+
+
+class InsufficientQuota(GatewayError):
+    """The budget of the key or its tenant does not hold this call; waiting does not help soon."""
+
+    status, type, code, retryable = 429, "insufficient_quota", "insufficient_quota", False
+
+
 class QueueFull(GatewayError):
     """Too many calls wait already, or this one has waited too long."""
 
     status, type, code = 429, "rate_limit_error", "queue_full"
 
-    def __init__(self, retry_after_s: float) -> None:
+    def __init__(self, retry_after_s: float, *, code: str | None = None) -> None:
         super().__init__(
             f"The model is busy. Try again in {math.ceil(retry_after_s)} s.",
+            code=code,
             retry_after_s=retry_after_s,
         )
 
@@ -220,6 +249,9 @@ def headers(error: GatewayError) -> Mapping[str, str]:
     if error.status == 401:
         found["www-authenticate"] = "Bearer"
     retryable = error.retryable
+    if isinstance(error, RateLimited):
+        found.update(error.headers)
+        retryable = False if error.final else None
     if error.retry_after_s is not None:
         if error.retry_after_s > 120:
             retryable = False

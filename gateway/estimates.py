@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from backends.capacity import Mix
 from gateway.call import Usage
 
 BYTES_PER_TOKEN = 4.0
@@ -29,28 +30,46 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class TokenRatio:
-    """Bytes per prompt token of one model: an exponentially weighted mean, starting at 4."""
+    """Prompt tokens of one model by the bytes of a body: a line through what was counted lately.
 
-    bytes_per_token: float = BYTES_PER_TOKEN
+    `tokens = mean + slope * (bytes - mean bytes)`; a body has bytes that are no prompt, and a chat
+    template adds tokens that are no bytes. Until sizes have differed, tokens are in proportion to
+    bytes, at 4 bytes per token to begin with. Means forget over about 64 calls.
+    """
+
     seen: int = 0
+    mean_bytes: float = 0.0
+    mean_tokens: float = 0.0
+    _variance: float = 0.0
+    _covariance: float = 0.0
 
     def tokens(self, size_bytes: int) -> float:
         """Guess the tokens of a body; at least one."""
-        return max(1.0, size_bytes / self.bytes_per_token)
+        if not self.seen:
+            return max(1.0, size_bytes / BYTES_PER_TOKEN)
+        guess = self.mean_tokens + self._slope() * (size_bytes - self.mean_bytes)
+        return min(max(guess, size_bytes / MOST_BYTES_PER_TOKEN, 1.0), 2.0 * size_bytes + 64.0)
 
     def learn(self, size_bytes: int, prompt_tokens: int) -> None:
-        """Take in what an engine counted; a count that cannot be is passed over.
-
-        Both sums are weighted alike, so that long prompts, whose guess matters, count for more.
-        """
+        """Take in what an engine counted; a count that cannot be is passed over."""
         if prompt_tokens <= 0 or size_bytes <= 0:
             return
-        ratio = size_bytes / prompt_tokens
-        if not LEAST_BYTES_PER_TOKEN <= ratio <= MOST_BYTES_PER_TOKEN:
+        if not LEAST_BYTES_PER_TOKEN <= size_bytes / prompt_tokens <= MOST_BYTES_PER_TOKEN:
             return
         self.seen += 1
         weight = max(1.0 / self.seen, 1.0 / MEMORY)
-        self.bytes_per_token += weight * (ratio - self.bytes_per_token)
+        off_bytes, off_tokens = size_bytes - self.mean_bytes, prompt_tokens - self.mean_tokens
+        self.mean_bytes += weight * off_bytes
+        self.mean_tokens += weight * off_tokens
+        keep = 1.0 - weight
+        self._variance = keep * (self._variance + weight * off_bytes * off_bytes)
+        self._covariance = keep * (self._covariance + weight * off_bytes * off_tokens)
+
+    def _slope(self) -> float:
+        proportional = self.mean_tokens / self.mean_bytes
+        if self.seen < 8 or self._variance < (0.05 * self.mean_bytes) ** 2:
+            return proportional
+        return min(max(self._covariance / self._variance, 0.25 * proportional), 4.0 * proportional)
 
 
 @dataclass(slots=True)
@@ -63,6 +82,7 @@ class Sketch:
     counts: list[float] = field(default_factory=lambda: [0.0] * _BUCKETS)
     total: float = 0.0
     sum: float = 0.0
+    squares: float = 0.0
     _unit: float = 1.0
 
     def add(self, value: float) -> None:
@@ -71,6 +91,7 @@ class Sketch:
         self.counts[_bucket(value)] += self._unit
         self.total += self._unit
         self.sum += self._unit * value
+        self.squares += self._unit * value * value
         if self._unit > 1e9:
             self._rescale()
 
@@ -78,6 +99,11 @@ class Sketch:
     def mean(self) -> float:
         """The weighted mean; 0 where nothing was counted."""
         return self.sum / self.total if self.total else 0.0
+
+    @property
+    def spread(self) -> float:
+        """The mean square over the squared mean: 1 where all are alike."""
+        return self.squares * self.total / self.sum**2 if self.sum else 1.0
 
     def quantile(self, share: float) -> float:
         """Give the value that `share` of the counted ones do not exceed; 0 without any."""
@@ -92,6 +118,7 @@ class Sketch:
         self.counts = [c / self._unit for c in self.counts]
         self.total /= self._unit
         self.sum /= self._unit
+        self.squares /= self._unit
         self._unit = 1.0
 
 
@@ -126,6 +153,7 @@ class Estimates:
 
     def __init__(self, *, most_keys: int = MOST_KEYS) -> None:
         self._ratios: OrderedDict[str, TokenRatio] = OrderedDict()
+        self._prefilled: OrderedDict[str, Sketch] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], _Answers] = OrderedDict()
         self._most_keys = most_keys
 
@@ -139,10 +167,15 @@ class Estimates:
             output = min(output, max_tokens)
         return Size(max(prompt, 1.0), max(output, 1.0))
 
-    def mean_output(self, model: str) -> float:
-        """Give the mean answer of a model over all tenants, in tokens."""
-        known = self._answers.get(("", model))
-        return OUTPUT_TOKENS if known is None else known.sketch.mean
+    def mix(self, model: str) -> Mix | None:
+        """Give the mean call of a model over all tenants; None before any was counted.
+
+        Input tokens are those that were not in a cache.
+        """
+        known, prefilled = self._answers.get(("", model)), self._prefilled.get(model)
+        if known is None or prefilled is None:
+            return None
+        return Mix(max(prefilled.mean, 1.0), max(known.sketch.mean, 1.0), known.sketch.spread)
 
     def output_quantile(self, tenant: str, model: str, share: float) -> float:
         """Give a quantile of a tenant's answers, in tokens; 0 without a history."""
@@ -152,6 +185,8 @@ class Estimates:
     def learn(self, tenant: str, model: str, size_bytes: int, usage: Usage) -> None:
         """Take in what an engine counted."""
         self._ratio(model).learn(size_bytes, usage.prompt_tokens)
+        uncached = _touch(self._prefilled, model, Sketch, self._most_keys)
+        uncached.add(max(usage.prompt_tokens - usage.cached_tokens, 1))
         if usage.completion_tokens > 0:
             for who in ("", tenant):
                 answers = self._of(who, model)

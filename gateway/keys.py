@@ -10,13 +10,14 @@ import re
 import secrets
 import string
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from backends.clock import Clock
-from gateway.call import Principal
+from gateway.call import Principal, Quota
 
 PREFIX = "sk-sluice-"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -30,7 +31,10 @@ _IDS = "sluice:keys"
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a key opens. `models`, `classes` None: all of them; `expires_at` None: never."""
+    """What a key opens. `models`, `classes` None: all of them; `expires_at` None: never.
+
+    `quota` is what may be used with it; its tenant's limits hold besides.
+    """
 
     name: str = ""
     tenant: str = "default"
@@ -38,6 +42,7 @@ class Grant:
     classes: frozenset[str] | None = None
     default_class: str | None = None
     expires_at: float | None = None
+    quota: Quota = Quota()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class KeyRecord:
             classes=self.grant.classes,
             default_class=self.grant.default_class,
             expires_at=self.grant.expires_at,
+            quota=self.grant.quota.or_none(),
         )
 
     def shown(self) -> dict[str, Any]:
@@ -81,6 +87,7 @@ class KeyRecord:
             "classes": None if grant.classes is None else sorted(grant.classes),
             "default_class": grant.default_class,
             "expires_at": grant.expires_at,
+            **asdict(grant.quota),
             "created_at": self.created_at,
             "revoked_at": self.revoked_at,
         }
@@ -170,6 +177,7 @@ def _fields(record: KeyRecord) -> dict[Any, Any]:
         "classes": _joined(grant.classes),
         "default_class": grant.default_class,
         "expires_at": None if grant.expires_at is None else repr(grant.expires_at),
+        **asdict(grant.quota),
     }
     return {
         "digest": record.digest,
@@ -191,6 +199,9 @@ def _record(key_id: str, fields: Mapping[Any, Any]) -> KeyRecord | None:
         classes=_split(found.get("classes")),
         default_class=found.get("default_class"),
         expires_at=_number(found.get("expires_at")),
+        quota=Quota(
+            **{each.name: _whole(found.get(each.name)) for each in dataclass_fields(Quota)}
+        ),
     )
     created_at = float(found["created_at"])
     revoked_at = _number(found.get("revoked_at"))
@@ -207,6 +218,10 @@ def _split(text: str | None) -> frozenset[str] | None:
 
 def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
+
+
+def _whole(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _text(value: str | bytes) -> str:

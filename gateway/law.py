@@ -41,10 +41,13 @@ class _Learner:
     def __init__(self, known: Profile, kind: "_Learner | None") -> None:
         self.profile = known
         self.before: Load | None = None
-        self.fit = Fit(known.law, like=kind.fit if kind and kind.fit.seen else None)
+        self.seen_running: float
+        self.overlap: float
+        self.prefill_token_s: float | None
+        self.fit: Fit = Fit(known.law, like=kind.fit if kind and kind.fit.seen else None)
         self.seen_running = 0.0 if kind is None else kind.seen_running
         self.overlap = 1.0 if kind is None else kind.overlap  # 1: prefill shares decoding's steps
-        self.prefill_token_s: float | None = None if kind is None else kind.prefill_token_s
+        self.prefill_token_s = None if kind is None else kind.prefill_token_s
         self.at = 0.0
 
     def speed(self) -> Speed:

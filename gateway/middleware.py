@@ -1,16 +1,17 @@
 """What is done to every request and answer, whatever its route? Pure ASGI only."""
 
 import asyncio
-import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.protocol import new_request_id
 
 
 class RequestId:
     """Gives each request an id and tells it, with the time until the answer began.
 
     The id is always ours: it names the call in logs, traces and explanations, so a caller may not
-    choose it. `scope["sluice.id"]` holds it.
+    choose it. `scope["sluice.id"]` holds it, `scope["sluice.began"]` when the request was there.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -23,8 +24,8 @@ class RequestId:
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
-        request_id = f"req_{uuid.uuid4().hex}"
-        scope["sluice.id"] = request_id
+        request_id = new_request_id()
+        scope["sluice.id"], scope["sluice.began"] = request_id, began
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,33 +1,35 @@
 """In which order is a call served? Read this first.
 
-key -> class -> candidates -> admission -> slot -> relay -> receipt. Stages know nothing of each
+key -> class -> limits -> candidates -> admission -> slot -> relay -> receipt. Stages know nothing of each
 other; a call that fails before its first byte may go round again on another replica.
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from backends.fleet import Replica
 from backends.registry import Registry
-from backends.slo import Class
 from gateway.accounting import Account, Accounting
-from gateway.admission import PoolState, Reject, decide, retry_after
+from gateway.admission import Reason, Reject, decide, retry_after
 from gateway.call import Call, Receipt
 from gateway.errors import GatewayError, NoReplica, QueueFull
-from gateway.queue.ledger import Ask, Ledger, Slot
+from gateway.explain import Record
+from gateway.explain_store import Explanations
+from gateway.limits import Limiter
+from gateway.queue.ledger import Ledger, Slot
 from gateway.relay import AttemptFailed, Relay, engine_headers
-from gateway.routing.least_outstanding import candidates
+from gateway.retry_budget import RetryBudget
 from gateway.sink import Sink
+from gateway.steering import Placed, Plan, Steering
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What an operator allows: waiting calls per model, attempts per call, least Retry-After."""
+    """What an operator allows: attempts per call, least Retry-After, who sees short records."""
 
-    max_waiting: int
     attempts: int
     retry_after_s: float
+    headers_for: frozenset[str] = frozenset()
 
 
 class Pipeline:
@@ -40,15 +42,21 @@ class Pipeline:
         ledger: Ledger,
         relay: Relay,
         accounting: Accounting,
-        classes: Mapping[str, Class],
+        steering: Steering,
+        explanations: Explanations,
+        retries: RetryBudget,
         bounds: Bounds,
+        limits: Limiter,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._relay = relay
         self._accounting = accounting
-        self._classes = classes
+        self._steering = steering
+        self._explanations = explanations
+        self._retries = retries
         self._bounds = bounds
+        self._limits = limits
 
     async def serve(self, call: Call, sink: Sink) -> Receipt:
         """Serve a call and give its receipt.
@@ -57,66 +65,111 @@ class Pipeline:
         which was told in the stream. A cancelled call leaves neither a slot nor engine work.
         """
         receipt = Receipt(call)
-        with self._accounting.account(receipt) as account:
-            await self._attempt_until_served(call, sink, account)
+        with (
+            self._explanations.record(call, receipt) as record,
+            self._accounting.account(receipt) as account,
+        ):
+            claim = await self._limits.reserve(call, lambda: self._steering.plan(call).size.tokens)
+            try:
+                if claim is not None:
+                    call.limit_headers = claim.headers
+                await self._attempt_until_served(call, sink, account, record)
+            finally:
+                self._limits.settle(claim, receipt)
         return receipt
 
-    async def _attempt_until_served(self, call: Call, sink: Sink, account: Account) -> None:
-        excluded: frozenset[str] = frozenset()
+    async def _attempt_until_served(
+        self, call: Call, sink: Sink, account: Account, record: Record
+    ) -> None:
+        tried: frozenset[str] = frozenset()
         last: GatewayError = NoReplica(call.model)
-        for _ in range(self._bounds.attempts):
-            slot = await self._slot(call, excluded, last, account.receipt)
+        plan = self._steering.plan(call)
+        self._retries.call()
+        for attempt in range(self._bounds.attempts):
+            if attempt and not self._retries.spend():
+                record.happened("not tried again: too many calls are being tried again")
+                break
+            placed = await self._place(plan, tried, last, account.receipt, record)
+            plan = placed.plan
             try:
-                replica = self._replica(slot)
-                with account.attempt(replica) as trace_headers:
-                    headers = engine_headers(replica, *trace_headers)
-                    await self._relay.forward(call, replica, sink, account.receipt, headers)
+                await self._forward(placed, sink, account, record)
                 return
             except AttemptFailed as failed:
                 last = failed.error
+                record.happened(f"{placed.slot.replica_id} failed: {last.code}: {last.message}")
                 if not failed.again:
                     raise last from failed
                 if failed.blames_replica:
-                    excluded |= {slot.replica_id}
+                    tried |= {placed.slot.replica_id}
             finally:
-                self._ledger.release(slot)
+                self._ledger.release(placed.slot)
         raise last
 
+    async def _forward(self, placed: Placed, sink: Sink, account: Account, record: Record) -> None:
+        """Let one replica answer."""
+        call, receipt = placed.plan.call, account.receipt
+        replica = self._replica(placed.slot)
+        if call.principal.tenant in self._bounds.headers_for:
+            call.notes[:] = record.short()
+        with self._steering.awaiting(placed, receipt), account.attempt(replica) as trace_headers:
+            headers = engine_headers(replica, *trace_headers)
+            await self._relay.forward(call, replica, sink, receipt, headers)
+
+    async def _place(
+        self,
+        plan: Plan,
+        tried: frozenset[str],
+        last: GatewayError,
+        receipt: Receipt,
+        record: Record,
+    ) -> Placed:
+        """Get a slot under the call's class, or under the one that it may be demoted to."""
+        try:
+            return await self._slot(plan, tried, last, receipt, record)
+        except QueueFull:
+            lower = plan.klass.demote_to
+            if lower is None:
+                raise
+            record.happened(f"demoted from {plan.klass.name} to {lower}")
+            demoted = self._steering.plan(plan.call, lower)
+            return await self._slot(demoted, tried, last, receipt, record)
+
     async def _slot(
-        self, call: Call, excluded: frozenset[str], last: GatewayError, receipt: Receipt
-    ) -> Slot:
-        pool = self._registry.fleet.pool(call.model)
-        found = candidates(pool, self._ledger.running, excluded=excluded)
-        if not found:
+        self,
+        plan: Plan,
+        tried: frozenset[str],
+        last: GatewayError,
+        receipt: Receipt,
+        record: Record,
+    ) -> Placed:
+        steering, call, least_s = self._steering, plan.call, self._bounds.retry_after_s
+        choice, question = steering.choose(plan, tried)
+        if not choice.candidates:
             raise last
-        state = PoolState(
-            waiting=self._ledger.waiting(call.model),
-            max_waiting=self._bounds.max_waiting,
-            drain_per_s=self._ledger.drain_per_s(call.model),
-        )
-        promise = self._classes[call.class_name]
-        least_s = self._bounds.retry_after_s
-        decision = decide(state, patience_s=promise.patience_s, least_retry_s=least_s)
+        outlook = steering.outlook(plan, choice, question)
+        decision = decide(outlook, least_retry_s=least_s)
+        record.decided(question.now, plan, choice, outlook, decision)
         if isinstance(decision, Reject):
-            raise QueueFull(decision.retry_after_s)
+            again_s = steering.return_after(plan, outlook, decision.retry_after_s)
+            raise QueueFull(again_s, code=decision.reason)
         loop = asyncio.get_running_loop()
         within_s = min(decision.at_most_s, call.deadline - loop.time())
-        ask = Ask(
-            call_id=call.key,
-            model=call.model,
-            candidates=found,
-            rank=promise.rank,
-            first_token_by=call.arrived_at
-            + (promise.targets(call.model).ttft_s or promise.patience_s),
-            tenant=call.principal.tenant,
-            excluded=excluded,
-        )
+        reason: Reason | None = None
         try:
-            return await self._ledger.acquire(ask, within_s=within_s)
+            slot = await self._ledger.acquire(steering.ask(plan, choice, tried), within_s=within_s)
+            placed = steering.placed(plan, slot, question)
+            record.placed(placed)
+            if placed.is_in_time or not (outlook.reachable and outlook.sure):
+                return placed
+            self._ledger.release(slot)
+            reason = Reason.LATE_SLOT
         except TimeoutError:
-            raise QueueFull(retry_after(state, least_retry_s=least_s)) from None
+            reason = Reason.DEADLINE
         finally:
             receipt.queued_s = loop.time() - call.arrived
+        record.happened(f"told after {receipt.queued_s * 1e3:.0f} ms: {reason}")
+        again_s = retry_after(outlook, least_retry_s=least_s)
+        raise QueueFull(steering.return_after(plan, outlook, again_s), code=reason)
 
     def _replica(self, slot: Slot) -> Replica:
         standing = self._registry.fleet.standing(slot.replica_id)

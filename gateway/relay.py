@@ -6,7 +6,6 @@ to the sink in one call each, and back-pressure goes the other way.
 """
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,23 +74,20 @@ class Relay:
         An error after the first byte is told in the stream and by StreamBroken. A cancelled
         attempt ends the engine's work: the connection closes, and the call's rid is aborted.
         """
-        rid = uuid.uuid4().hex
+        loop = asyncio.get_running_loop()
+        rid = f"{call.key}{receipt.attempts:02x}"
         exchange: Exchange | None = None
         try:
-            async with asyncio.timeout_at(call.deadline):
-                exchange = await self._open(call, replica, rid, headers)
-                head = await self._head(exchange, replica)
-                if head.status != 200:
-                    raise await self._refused(exchange, head, replica)
-                begun: _Stream | bytes
-                if call.stream and head.is_stream:
-                    begun = await self._first_frame(call, exchange, replica, sink, receipt)
-                else:
-                    begun = await self._document(call, exchange, replica, receipt)
-            if isinstance(begun, _Stream):
-                await self._pump(begun, replica, sink, receipt)
+            exchange = await self._open(call, replica, rid, headers, loop)
+            head = await self._head(exchange, call, replica, loop)
+            if head.status != 200:
+                raise await self._refused(exchange, head, replica, loop)
+            if call.stream and head.is_stream:
+                stream = await self._first_frame(call, exchange, replica, sink, receipt)
+                await self._pump(stream, replica, sink, receipt)
             else:
-                await _send_document(begun, sink, receipt)
+                document = await self._document(call, exchange, replica, receipt, loop)
+                await _send_document(document, sink, receipt)
         except TimeoutError:
             self._stop(exchange, replica, call, rid)
             late = DeadlineExceeded("The answer did not come in time.")
@@ -100,26 +96,48 @@ class Relay:
             self._stop(exchange, replica, call, rid)
             raise
 
-    async def _open(self, call: Call, replica: Replica, rid: str, headers: bytes) -> Exchange:
+    async def _open(
+        self,
+        call: Call,
+        replica: Replica,
+        rid: str,
+        headers: bytes,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Exchange:
         body = engine_body(call, replica, rid)
+        left_s = call.deadline - loop.time()
+        if left_s <= 0:
+            raise TimeoutError
         try:
             return await self._upstreams.of(replica).request(
-                b"POST", call.path, headers, body, connect_s=self._patience.connect_s
+                b"POST", call.path, headers, body, connect_s=min(self._patience.connect_s, left_s)
             )
         except (UpstreamLost, TimeoutError) as error:
+            if loop.time() >= call.deadline:
+                raise TimeoutError from error
             self._report(replica.id, CallOutcome.CONNECT_FAILED)
             raise AttemptFailed(EngineFailed("No connection to a replica."), again=True) from error
 
-    async def _head(self, exchange: Exchange, replica: Replica) -> Head:
+    async def _head(
+        self, exchange: Exchange, call: Call, replica: Replica, loop: asyncio.AbstractEventLoop
+    ) -> Head:
+        """Wait for the head; the time for the first byte runs on until a stream's first frame."""
+        due = min(loop.time() + self._patience.first_byte_s, call.deadline)
+        exchange.expire_at(due, loop)
         try:
-            async with asyncio.timeout(self._patience.first_byte_s):
-                return await exchange.head
+            return await exchange.head
         except UpstreamLost as error:
             raise self._lost(error, replica) from error
         except TimeoutError:
-            self._report(replica.id, CallOutcome.FIRST_BYTE_TIMEOUT)
-            late = DeadlineExceeded("The engine did not begin to answer in time.")
-            raise AttemptFailed(late, again=True) from None
+            raise self._late(call, replica, loop) from None
+
+    def _late(self, call: Call, replica: Replica, loop: asyncio.AbstractEventLoop) -> Exception:
+        """Tell a replica that is slow to begin from a call whose time is over."""
+        if loop.time() >= call.deadline:
+            return TimeoutError()
+        self._report(replica.id, CallOutcome.FIRST_BYTE_TIMEOUT)
+        late = DeadlineExceeded("The engine did not begin to answer in time.")
+        return AttemptFailed(late, again=True)
 
     def _lost(self, error: UpstreamLost, replica: Replica) -> AttemptFailed:
         # A pooled connection may be closed by an idle replica just as it is used: no fault.
@@ -128,10 +146,12 @@ class Relay:
         closed = EngineFailed("The replica closed the connection.")
         return AttemptFailed(closed, again=True, blames_replica=not error.reused)
 
-    async def _refused(self, exchange: Exchange, head: Head, replica: Replica) -> AttemptFailed:
+    async def _refused(
+        self, exchange: Exchange, head: Head, replica: Replica, loop: asyncio.AbstractEventLoop
+    ) -> AttemptFailed:
+        exchange.expire_at(loop.time() + self._patience.between_bytes_s, loop)
         try:
-            async with asyncio.timeout(self._patience.between_bytes_s):
-                body = await exchange.read(MAX_ERROR_BYTES)
+            body = await exchange.read(MAX_ERROR_BYTES)
         except UpstreamLost as lost:
             return self._lost(lost, replica)
         self._report(replica.id, outcome_of_status(head.status))
@@ -139,8 +159,14 @@ class Relay:
         return AttemptFailed(error, again=may_try_another(error))
 
     async def _document(
-        self, call: Call, exchange: Exchange, replica: Replica, receipt: Receipt
+        self,
+        call: Call,
+        exchange: Exchange,
+        replica: Replica,
+        receipt: Receipt,
+        loop: asyncio.AbstractEventLoop,
     ) -> bytes:
+        exchange.expire_at(call.deadline, loop)
         try:
             raw = await exchange.read(MAX_DOCUMENT_BYTES)
             body, usage, reasons = await call.dialect.document(raw)
@@ -164,16 +190,14 @@ class Relay:
             deadline=call.deadline,
         )
         try:
-            async with asyncio.timeout(self._patience.first_byte_s):
-                await stream.gate
+            await stream.gate
         except EngineSaidNo as no:
             raise AttemptFailed(no.error, again=may_try_another(no.error)) from no
         except UpstreamLost as error:
             raise self._lost(error, replica) from error
         except TimeoutError:
-            self._report(replica.id, CallOutcome.FIRST_BYTE_TIMEOUT)
-            late = DeadlineExceeded("The engine did not begin to answer in time.")
-            raise AttemptFailed(late, again=True) from None
+            raise self._late(call, replica, asyncio.get_running_loop()) from None
+        exchange.expire_at(None, asyncio.get_running_loop())  # the stream's own watch takes over
         return stream
 
     async def _pump(
@@ -182,7 +206,9 @@ class Relay:
         editor, exchange = stream.editor, stream.exchange
         receipt.status = 200
         try:
-            await sink.start(200, STREAM_HEADERS)
+            await sink.start(
+                200, (*STREAM_HEADERS, *receipt.call.limit_headers, *receipt.call.notes)
+            )
             sink.feed_from(exchange)
             stream.open()
             await stream.done
@@ -203,7 +229,7 @@ class Relay:
         await sink.finish(tail)
 
     def _stop(self, exchange: Exchange | None, replica: Replica, call: Call, rid: str) -> None:
-        if exchange is None or exchange.done.done():
+        if exchange is None or not exchange.is_open:
             return
         exchange.abort()
         if call.takes_rid:
@@ -261,6 +287,7 @@ class _Stream:
     def open(self) -> None:
         """Let bytes through to the sink, first those that were held."""
         self._is_open = True
+        self.exchange.attach(self._pass)
         if self._held:
             self._sink.write(b"".join(self._held))
             self._held.clear()
@@ -273,6 +300,17 @@ class _Stream:
             self._timer.cancel()
 
     def _take(self, data: bytes) -> None:
+        """Take a piece until the gate is open and the head is out: what it gives is held."""
+        receipt = self._receipt
+        self._pass(data)
+        if self.editor.started and not self.gate.done():
+            receipt.first_byte = receipt.last_byte
+            if receipt.on_first_byte is not None:
+                receipt.on_first_byte()
+            self.gate.set_result(None)
+
+    def _pass(self, data: bytes) -> None:
+        """Take a piece: all that happens to a chunk happens here."""
         receipt = self._receipt
         receipt.last_byte = self._loop.time()
         receipt.chunks += 1
@@ -285,9 +323,6 @@ class _Stream:
                 self._sink.write(out)
             else:
                 self._held.append(out)
-        if self.editor.started and not self.gate.done():
-            receipt.first_byte = receipt.last_byte
-            self.gate.set_result(None)
         if self.editor.ended and not self.done.done():
             self.done.set_result(None)
         return None
@@ -319,7 +354,8 @@ async def _send_document(document: bytes, sink: Sink, receipt: Receipt) -> None:
     receipt.first_byte = receipt.last_byte = asyncio.get_running_loop().time()
     receipt.status = 200
     length = str(len(document)).encode()
-    await sink.start(200, ((b"content-type", b"application/json"), (b"content-length", length)))
+    headers = ((b"content-type", b"application/json"), (b"content-length", length))
+    await sink.start(200, (*headers, *receipt.call.limit_headers, *receipt.call.notes))
     await sink.finish(document)
 
 

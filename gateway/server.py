@@ -14,6 +14,8 @@ from fastapi import FastAPI
 
 from backends.store import connect
 from gateway.api.admin import admin_app
+from gateway.api.admin_jobs import job_routes
+from gateway.api.explanations import explanation_routes
 from gateway.api.health import router as probes
 from gateway.app import create_app, services_for
 from gateway.protocol import protocol_class
@@ -51,7 +53,7 @@ async def serve(
         stack.push_async_callback(redis.aclose)
         services = await stack.enter_async_context(services_for(settings, redis))
         public = _Server(_config(settings, create_app(services, docs=settings.docs)))
-        admin = _Server(_config(settings, admin_app(services, probes=probes)))
+        admin = _Server(_config(settings, _admin(services)))
         bound, sockets = _bind(settings, stack)
         ended = asyncio.Event() if stop is None else stop
         if stop is None:
@@ -77,6 +79,17 @@ async def drain(services: Services, server: "_Server", within_s: float) -> None:
             while services.lifecycle.in_flight or services.responses.running:
                 await services.clock.sleep(READY_POLL_S)
     log.info("drained", in_flight=services.lifecycle.in_flight)
+
+
+def _admin(services: Services) -> FastAPI:
+    return admin_app(
+        services,
+        probes=probes,
+        more=[
+            explanation_routes(services.explanations),
+            job_routes(services.jobs, services.clock),
+        ],
+    )
 
 
 class _Server(uvicorn.Server):

@@ -9,16 +9,24 @@ from backends.clock import Clock
 from backends.probe import Prober
 from backends.registry import Registry
 from backends.slo import Class
+from gateway.artifacts import Artifacts
 from gateway.auth import Authenticator
+from gateway.explain_store import Explanations
+from gateway.files import Files
+from gateway.housekeeping import Housekeeper
+from gateway.jobs.outlook import Outlook
+from gateway.jobs.store import JobStore
 from gateway.keys import KeyStore
 from gateway.pipeline import Pipeline
-from gateway.queue.memory import MemoryLedger
+from gateway.queue.redis_ledger import RedisLedger
 from gateway.relay import Relay
 from gateway.responses_background import ResponseRuns
 from gateway.settings import Settings
+from gateway.signing import Signer
 from gateway.tasks import Background
 from gateway.telemetry import Metrics
 from gateway.upstream import Upstreams
+from gateway.video_intake import VideoIntake
 
 
 @dataclass(slots=True)
@@ -42,13 +50,21 @@ class Services:
     keys: KeyStore
     authenticator: Authenticator
     upstreams: Upstreams
-    ledger: MemoryLedger
+    ledger: RedisLedger
     relay: Relay
     pipeline: Pipeline
+    explanations: Explanations
     metrics: Metrics
     classes: Mapping[str, Class]
     background: Background
     responses: ResponseRuns
+    jobs: JobStore
+    outlook: Outlook
+    housekeeper: Housekeeper
+    artifacts: Artifacts
+    files: Files
+    videos: VideoIntake
+    signer: Signer
     lifecycle: Lifecycle
 
     def models(self) -> list[str]:

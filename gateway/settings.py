@@ -14,6 +14,14 @@ from pydantic_core import PydanticCustomError
 from backends.fleet import EngineKind, Replica
 from backends.registry import replica_id
 from backends.slo import MLPERF_CLASSES, Class, Targets
+from gateway.call import Quota
+from gateway.settings_jobs import (
+    ArtifactSettings,
+    FetchSettings,
+    JobSettings,
+    VideoSettings,
+    WebhookSettings,
+)
 from gateway.settings_types import (
     MIB,
     BaseUrl,
@@ -80,6 +88,33 @@ class Retries(Section):
     attempts: int = Field(
         3, ge=1, le=10, description="Replicas that one call may try, the first included."
     )
+    share: float = Field(
+        0.1, ge=0, le=1, description="Retries as a share of all calls; ten more are always allowed."
+    )
+
+
+class Routing(Section):
+    """How a replica is chosen."""
+
+    policy: Literal["promised", "round_robin", "least_outstanding", "cache_aware"] = Field(
+        "promised",
+        description="`promised` chooses by what each replica would keep of a call's promise, and "
+        "refuses what none can; the others are there to compare with.",
+    )
+
+
+class Explain(Section):
+    """Records of what was decided for each call, and why."""
+
+    records_per_s: float = Field(
+        50.0,
+        ge=0,
+        description="Records kept per second by one gateway; calls that went badly come first.",
+    )
+    ttl_s: Seconds = Field(3600.0, description="A record is kept this long.")
+    headers_for: tuple[Name, ...] = Field(
+        (), description="Tenants whose answers carry the short form in `x-sluice-*` headers."
+    )
 
 
 class TargetSettings(Section):
@@ -107,6 +142,9 @@ class ClassSettings(Section):
 
     rank: int = Field(ge=0, description="Lower is served first.")
     patience_s: Seconds = Field(30.0, description="Longest wait in the queue.")
+    demote_to: Name | None = Field(
+        None, description="Class under which a call goes on that this one cannot keep."
+    )
     targets: FrozenMap[Name, TargetSettings] = Field(
         {}, description="Limits by model id; those under `default` hold for all other models."
     )
@@ -155,6 +193,7 @@ class ModelSettings(Section):
     )
     owned_by: str = Field("sluice", min_length=1, description="`owned_by` in /v1/models.")
     replicas: tuple[ReplicaSettings, ...] = Field((), description="Replicas adopted by URL.")
+    video: VideoSettings | None = Field(None, description="What may be asked of a video model.")
 
     @model_validator(mode="after")
     def _each_url_once(self) -> Self:
@@ -167,6 +206,31 @@ class ModelSettings(Section):
                     {"field": f"replicas.{index}.url", "found": url},
                 )
         return self
+
+
+class TenantSettings(Section):
+    """Whose calls share a budget, and how much of the fleet is theirs when all want more."""
+
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="Share of a class's slots against the other tenants'."
+    )
+    requests_per_min: int | None = Field(None, ge=0, description="Requests per minute.")
+    tokens_per_min: int | None = Field(
+        None, ge=0, description="Tokens of prompts and answers per minute."
+    )
+    concurrency: int | None = Field(None, ge=0, description="Calls at once.")
+    tokens_per_day: int | None = Field(None, ge=0, description="Tokens per day (UTC).")
+    tokens_per_month: int | None = Field(None, ge=0, description="Tokens per month (UTC).")
+
+    def quota(self) -> Quota | None:
+        """Give its limits; None where there are none."""
+        return Quota(
+            self.requests_per_min,
+            self.tokens_per_min,
+            self.concurrency,
+            self.tokens_per_day,
+            self.tokens_per_month,
+        ).or_none()
 
 
 class SiteSettings(Section):
@@ -206,6 +270,7 @@ def _default_classes() -> dict[str, Any]:
         each.name: {
             "rank": each.rank,
             "patience_s": each.patience_s,
+            "demote_to": each.demote_to,
             "targets": {
                 name: {
                     "ttft_ms": None if t.ttft_s is None else t.ttft_s * 1000,
@@ -260,14 +325,23 @@ class Settings(Section):
     upstream: Upstream = Field(Upstream(), description="Connections to replicas.")
     queue: Queue = Field(Queue(), description="Calls that wait.")
     retries: Retries = Field(Retries(), description="Failures before the first byte.")
+    routing: Routing = Field(Routing(), description="The choice of a replica.")
+    explain: Explain = Field(Explain(), description="Records of decisions.")
     classes: Annotated[FrozenMap[Name, ClassSettings], BeforeValidator(_with_default_classes)] = (
         Field({}, description="Promises by name, laid over MLPerf's interactive, server, offline.")
     )
     default_class: str = Field("server", description="Class of a key that names none.")
     models: FrozenMap[Name, ModelSettings] = Field({}, description="Models by public id.")
     sites: FrozenMap[Name, SiteSettings] = Field({}, description="Places by name.")
+    tenants: FrozenMap[Name, TenantSettings] = Field(
+        {}, description="Weights and limits by tenant; one that is not named has weight 1."
+    )
     telemetry: Telemetry = Field(Telemetry(), description="Traces, metrics and logs.")
     responses: Responses = Field(Responses(), description="Stored answers of /v1/responses.")
+    jobs: JobSettings = Field(default_factory=JobSettings, description="Videos and batches.")
+    artifacts: ArtifactSettings = Field(ArtifactSettings(), description="Where results lie.")
+    webhooks: WebhookSettings = Field(WebhookSettings(), description="Who is told of ends.")
+    fetch: FetchSettings = Field(FetchSettings(), description="Images named by URL.")
 
     @model_validator(mode="before")
     @classmethod
@@ -292,6 +366,17 @@ class Settings(Section):
                     "names": ", ".join(self.classes),
                 },
             )
+        for name, each in self.classes.items():
+            if each.demote_to is not None and each.demote_to not in self.classes:
+                raise PydanticCustomError(
+                    "demote_to",
+                    "allowed: {names}",
+                    {
+                        "field": f"classes.{name}.demote_to",
+                        "found": each.demote_to,
+                        "names": ", ".join(self.classes),
+                    },
+                )
         return self
 
     def classes_by_name(self) -> dict[str, Class]:
@@ -325,4 +410,5 @@ def _class(name: str, settings: ClassSettings) -> Class:
         default=targets.pop("default", Targets()),
         by_model=tuple(targets.items()),
         patience_s=settings.patience_s,
+        demote_to=settings.demote_to,
     )

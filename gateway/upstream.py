@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ import httptools
 from backends.fleet import Replica
 
 MAX_HEAD_BYTES = 64 * 1024
+MOST_AT_ONCE = 64  # idle connections closed in one turn of the loop: streams do not wait
+PAUSE_S = 0.01
 
 
 class UpstreamLost(ConnectionError):
@@ -40,16 +43,35 @@ class Head:
 
 
 class Exchange:
-    """One request in flight. Await `head`, then `attach` a callback or `read` the whole body."""
+    """One request in flight. Await `head`, then `attach` a callback or `read` the whole body.
 
-    __slots__ = ("_connection", "_kept", "_on_data", "done", "head")
+    Both futures raise UpstreamLost where the connection ends first, and TimeoutError at the
+    instant given to `expire_at`: one timer per exchange, where a time-out around each `await` costs
+    six times as much.
+    """
+
+    __slots__ = ("_connection", "_kept", "_on_data", "_timer", "done", "head")
 
     def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
         self._connection: Connection | None = connection
         self._kept: list[bytes] = []
         self._on_data: Callable[[bytes], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.head: asyncio.Future[Head] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the replica may still say something."""
+        return self._connection is not None
+
+    def expire_at(self, when: float | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Let what is awaited raise TimeoutError at this instant of the loop; None: never."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when is not None and not self.done.done():
+            self._timer = loop.call_at(when, self._fail, TimeoutError())
 
     def attach(self, on_data: Callable[[bytes], None]) -> None:
         """Call `on_data` with each piece of the body from now on, first with what has come."""
@@ -60,6 +82,9 @@ class Exchange:
 
     async def read(self, at_most_bytes: int) -> bytes:
         """Give the whole body; raises UpstreamLost if it breaks off or is larger."""
+        if self.done.done() and len(self._kept) == 1:  # head and body came together
+            self.done.result()
+            return self._kept[0]
         size = sum(map(len, self._kept))
 
         def take(data: bytes) -> None:
@@ -105,13 +130,19 @@ class Exchange:
     def end(self, error: UpstreamLost | None = None) -> None:
         """Take the connection's last word."""
         self._connection = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if error is not None:
+            self._fail(error)
+        elif not self.done.done():
+            self.done.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
         for future in (self.head, self.done):
             if not future.done():
-                if error is None:
-                    future.set_result(None)  # type: ignore[arg-type]
-                else:
-                    future.set_exception(error)
-                    future.exception()  # seen: not every owner waits for both
+                future.set_exception(error)
+                future.exception()  # seen: not every owner waits for both
 
 
 def _ignore(_: bytes) -> None:
@@ -130,6 +161,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._head_bytes = 0
         self._complete = False
+        self._keeps_alive = False
         self._paused = False
         self._reused = False
         self._why = "the replica closed the connection"
@@ -146,8 +178,7 @@ class Connection(asyncio.Protocol):
             raise UpstreamLost(self._why, reused=self._reused)
         self._exchange = exchange = Exchange(self, loop)
         self._headers, self._head_bytes, self._complete = {}, 0, False
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(head + body)
+        self._transport.writelines((head, body))  # one system call, and no copy of a long body
         return exchange
 
     def pause(self) -> None:
@@ -184,10 +215,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             return self.close(f"the replica's answer is not HTTP: {error}")
-        if self._body:
-            pieces = self._body
-            self._body = []
-            exchange.deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if pieces := self._body:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            exchange.deliver(body)
         if self._complete and self._exchange is exchange:
             self._finish(exchange)
         elif self._head_bytes > MAX_HEAD_BYTES and not exchange.head.done():
@@ -210,6 +241,11 @@ class Connection(asyncio.Protocol):
             self._why = f"the connection to the replica broke: {type(exc).__name__}"
         self._lose()
 
+    def on_message_begin(self) -> None:
+        """Httptools: an answer begins; a second one was not asked for."""
+        if self._complete:
+            self._keeps_alive = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Httptools: one header line."""
         self._headers[name.lower()] = value
@@ -222,17 +258,19 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Httptools: a piece of the body without its framing."""
-        self._body.append(body)
+        if not self._complete:
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         """Httptools: the answer is complete."""
-        if self._exchange is not None and self._exchange.head.done():
+        if self._exchange is not None and self._exchange.head.done() and not self._complete:
             self._complete = True
+            self._keeps_alive = self._parser.should_keep_alive()  # known in this callback only
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchange = None
         self.resume()
-        if self._parser.should_keep_alive() and self.is_open:
+        if self._keeps_alive and self.is_open:
             self._reused = True
             self._pool.take_back(self)
         elif self._transport is not None:
@@ -258,7 +296,7 @@ class OriginPool:
         self._prefix = parts.path.rstrip("/")
         self._idle_s = idle_s
         self._at_most = at_most
-        self._idle: list[Connection] = []
+        self._idle: dict[Connection, None] = {}  # the longest idle first
         self._open: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self.authority = f"{parts.hostname}:{self._port}".encode()
@@ -293,15 +331,14 @@ class OriginPool:
         """Keep a connection for the next request."""
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
-        self._idle.append(connection)
+        self._idle[connection] = None
         if self._sweep is None:
             self._sweep = loop.call_later(self._idle_s, self._drop_idle, loop)
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that is closed."""
         self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
 
     def close(self) -> None:
         """Close every connection; exchanges on them end with an error."""
@@ -312,7 +349,7 @@ class OriginPool:
 
     def _reuse(self, now: float) -> Connection | None:
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.popitem()
             if connection.is_open and now - connection.idle_since < self._idle_s:
                 return connection
             connection.close("idle")
@@ -334,11 +371,11 @@ class OriginPool:
     def _drop_idle(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep = None
         oldest = loop.time() - self._idle_s
-        for connection in [c for c in self._idle if c.idle_since <= oldest]:
+        for connection in [c for c in islice(self._idle, MOST_AT_ONCE) if c.idle_since <= oldest]:
             connection.close("idle")
         if self._idle:
-            due = self._idle[0].idle_since + self._idle_s
-            self._sweep = loop.call_at(due, self._drop_idle, loop)
+            due = next(iter(self._idle)).idle_since + self._idle_s
+            self._sweep = loop.call_at(max(due, loop.time() + PAUSE_S), self._drop_idle, loop)
 
 
 class Upstreams:

@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from loadtest import attainment, launch, manifest, results
 from loadtest.launch import Generators
+from loadtest.manifest import Admin
 from loadtest.plan import Plan
 from loadtest.progress import Terminal, standing
 from loadtest.records import Log
@@ -84,6 +86,8 @@ def run(
 
     `clear(log, elapsed_s)` may end the run early. Raises CannotJudge when no load was generated.
     """
+    if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
+        raise CannotJudge(f"not an http(s) URL: {base_url!r}")
     running = launch.start(plan.options, base_url, out, generators)
     stopped = ""
     try:
@@ -124,10 +128,16 @@ def certify(
     asked: Interrupted,
     *,
     smoke: bool = False,
+    admin: Admin | None = None,
 ) -> Outcomes:
     """Run, judge and write everything but the report."""
     out.mkdir(parents=True, exist_ok=True)
-    found = manifest.collect(base_url, api_key=plan.options.api_key, generators=generators.count)
+    found = manifest.collect(
+        base_url, api_key=plan.options.api_key, admin=admin, generators=generators.count
+    )
+    if plan.scenario.model in manifest.simulated(found):
+        told = (*plan.deviations, "replicas of the model are simulated")
+        plan = replace(plan, deviations=told)
     log, status = run(plan, base_url, out, generators, terminal, asked)
     outcomes = assess(plan, log, status, found, smoke=smoke)
     results.write(out, outcomes)

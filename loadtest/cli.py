@@ -15,6 +15,7 @@ from pathlib import Path
 
 from loadtest import certify, compare, plan, report, results, scenario, search
 from loadtest.launch import Generators
+from loadtest.manifest import Admin
 from loadtest.options import RunOptions, add_run_options
 from loadtest.progress import Terminal
 from loadtest.results import Outcomes
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--smoke", action="store_true", help="a short run that checks the path; never VALID")
     add("--search", action="store_true", help="find the highest rate that is VALID")
     add("--search-precision", type=float, default=0.02, help="relative width to stop at")
+    add("--admin-url", default="", help="a Sluice gateway's admin API, asked for its replicas")
     add("--quiet", action="store_true", help="no progress on the terminal")
     return parser
 
@@ -68,16 +70,23 @@ def _certify(options: argparse.Namespace) -> int:
     out = Path(run.out or f"certify-{time.strftime('%Y%m%d-%H%M%S')}")
     run = replace(run, out="")
     terminal = Terminal(quiet=options.quiet)
+    admin = Admin(options.admin_url, os.environ.get("SLUICE_ADMIN_KEY", ""))
     generators = Generators(options.workers, options.remote_workers, options.bind)
     with certify.interrupts() as asked:
         if options.search:
-            return search.command(
-                run, options.base_url, out, generators, terminal, asked, options.search_precision
-            )
+            bench = search.Bench(options.base_url, out, generators, terminal, asked, admin)
+            return search.command(run, bench, options.search_precision)
         made = plan.make(run)
         _announce(made, terminal)
         found = certify.certify(
-            made, options.base_url, out, generators, terminal, asked, smoke=options.smoke
+            made,
+            options.base_url,
+            out,
+            generators,
+            terminal,
+            asked,
+            smoke=options.smoke,
+            admin=admin,
         )
     report.write(out, found)
     tell(found, out)
@@ -132,6 +141,8 @@ def tell(found: Outcomes, out: Path) -> None:
     else:
         for reason in judgement.reasons:
             print(f"  - {reason.text}")
-    for text in (*judgement.warnings, *found.status.get("errors", {})):
+    for text in filter(None, (*judgement.warnings, found.status.get("why"))):
         print(f"  ! {text}")
+    for text, count in found.status.get("errors", {}).items():
+        print(f"  ! {count} x {text}")
     print(f"  {out / results.REPORT}")

@@ -81,6 +81,7 @@ class Conductor:
 
     def _run_closed(self) -> None:
         rules = self._plan.rules
+        self._until(self._started_ns)
         for position in self._positions:
             now_ns = time.monotonic_ns() - self._started_ns
             done = self.issued >= rules.min_queries and now_ns >= rules.min_duration_ns

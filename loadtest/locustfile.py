@@ -11,7 +11,7 @@ from typing import Any
 
 from locust import User, events, task
 
-from loadtest import session
+from loadtest import session, web
 from loadtest.options import add_run_options
 
 
@@ -34,3 +34,5 @@ def declare(parser: Any) -> None:
 def prepare(environment: Any, **_: Any) -> None:
     """Join the run's machinery to this process's environment."""
     session.attach(environment)
+    if environment.web_ui is not None:
+        web.extend(environment, session.of(environment).live)

@@ -41,6 +41,7 @@ class RunOptions:
     late_bound_ms: float = 10.0
     tenant_keys: str = ""
     poll_s: float = 0.1
+    note: str = ""
     out: str = ""
 
     @classmethod
@@ -110,6 +111,7 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
     )
     add("--tenant-keys", default="", help="YAML file: the API key of each tenant", **hidden)
     add("--poll-s", type=float, default=0.1, help="seconds between polls of a video job", **hidden)
+    add("--note", default="", help="what else makes this no run of MLPerf's", **hidden)
     add("--out", default="", help="directory of the results", **hidden)
 
 

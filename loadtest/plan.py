@@ -82,6 +82,8 @@ def make(options: RunOptions) -> Plan:
 def _deviations(options: RunOptions, scenario: Scenario) -> list[str]:
     told = []
     least_s = scenario.rules.min_duration_ns / 1e9
+    if options.note:
+        told.append(options.note)
     if scenario.own:
         told.append("the scenario is not MLPerf's")
     if options.duration is not None and options.duration < least_s:

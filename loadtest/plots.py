@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -186,4 +187,5 @@ def _svg(figure: Any) -> str:
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(text, metadata={"Date": None, "Creator": None})
     whole = text.getvalue()
-    return whole[whole.index("<svg") :]
+    drawing = whole[whole.index("<svg") :]
+    return re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from loadtest import plots, results
+from loadtest import manifest, plots, results
 from loadtest.results import Outcomes
 
 
@@ -33,6 +33,8 @@ def render(found: Outcomes) -> str:
         page=page,
         plots=drawn,
         tables=_tables(page),
+        fleet=manifest.fleet(page["manifest"]),
+        version=(page["manifest"]["reported"].get("/version") or {}).get("version", ""),
         manifest=json.dumps(page["manifest"], indent=1),
         options=json.dumps(page["options"], indent=1),
         mlperf=results.mlperf_summary(found),

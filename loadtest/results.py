@@ -61,7 +61,7 @@ def summary(found: Outcomes) -> dict[str, Any]:
         "faithful": not plan.deviations,
         "deviations": list(plan.deviations),
         "reasons": [asdict(reason) for reason in judgement.reasons],
-        "warnings": list(judgement.warnings),
+        "warnings": [*judgement.warnings, *_why(found)],
         "headline": headline(judgement),
         "scenario": {
             "name": plan.scenario.name,
@@ -192,6 +192,11 @@ def read_summary(out: Path) -> dict[str, Any]:
     if not isinstance(page, dict) or page.get("format") != 1:
         raise ValueError(f"{path} is no summary of a run")
     return page
+
+
+def _why(found: Outcomes) -> list[str]:
+    why = found.status.get("why")
+    return [f"the run did not end as planned: {why}"] if why else []
 
 
 def _ms(nanoseconds: int | None) -> float | None:

@@ -6,6 +6,7 @@ they are clear, confirm the best rate by a whole run.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from loadtest import certify, plan, report, results
 from loadtest.launch import Generators
+from loadtest.manifest import Admin
 from loadtest.options import RunOptions
 from loadtest.progress import Terminal
 from loadtest.records import Log
@@ -106,40 +108,40 @@ def _bracket(valid: Callable[[float], bool], start_qps: float) -> tuple[float, f
     raise Searching(f"still INVALID at {qps:g} queries/s")
 
 
-def command(
-    run: RunOptions,
-    base_url: str,
-    out: Path,
-    generators: Generators,
-    terminal: Terminal,
-    asked: certify.Interrupted,
-    precision: float,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every run of a search shares."""
+
+    base_url: str
+    out: Path
+    generators: Generators
+    terminal: Terminal
+    asked: certify.Interrupted
+    admin: Admin
+
+
+def command(run: RunOptions, bench: Bench, precision: float) -> int:
     """Search on a live endpoint, report the confirming run, print the cost. Give the exit code."""
     last: list[results.Outcomes] = []
-    number = 0
     whole_s = plan.make(run).rules.min_duration_ns / 1e9
+    numbers = itertools.count(1)
 
     def try_rate(qps: float, whole: bool) -> Probe:
-        nonlocal number
-        number += 1
-        made = plan.make(replace(run, target_qps=qps, duration=run.duration if whole else whole_s))
-        if not whole:
-            made = _partial(made, whole_s)
-        place = out if whole else out / f"probe-{number:02d}"
+        place = bench.out if whole else bench.out / f"probe-{next(numbers):02d}"
         if whole:
-            found = certify.certify(made, base_url, out, generators, terminal, asked)
+            made = plan.make(replace(run, target_qps=qps))
+            found = _whole(made, bench)
             last[:] = [found]
-            probe = Probe(
-                qps, found.judgement.verdict is Verdict.VALID, found.judgement.queries, True
-            )
+            valid = found.judgement.verdict is Verdict.VALID
+            probe = Probe(qps, valid, found.judgement.queries, True)
         else:
-            probe = _probe(made, base_url, place, generators, terminal, asked, qps)
-        if asked:
+            made = plan.make(replace(run, target_qps=qps, duration=whole_s))
+            probe = _probe(_partial(made, whole_s), bench, place, qps)
+        if bench.asked:
             raise KeyboardInterrupt
         state = "VALID" if probe.valid else "INVALID"
         kind = "whole run" if whole else f"probe, {probe.note}"
-        terminal.tell(f"{qps:10.4g} queries/s  {state:8}  {probe.queries} queries  ({kind})")
+        bench.terminal.tell(f"{qps:10.4g} queries/s  {state:8} {probe.queries} queries ({kind})")
         return probe
 
     try:
@@ -150,8 +152,13 @@ def command(
     except Searching as error:
         raise certify.CannotJudge(str(error)) from None
     if last:
-        report.write(out, last[0])
-    (out / "search.json").write_text(json.dumps(asdict(found) | {"queries": found.queries}))
+        report.write(bench.out, last[0])
+    return _tell(found, bench.out, precision)
+
+
+def _tell(found: Found, out: Path, precision: float) -> int:
+    page = asdict(found) | {"queries": found.queries}
+    (out / "search.json").write_text(json.dumps(page, indent=1) + "\n")
     if found.qps is None:
         print("INVALID  no rate was confirmed")
         return 1
@@ -165,6 +172,18 @@ def command(
     return 0
 
 
+def _whole(made: plan.Plan, bench: Bench) -> results.Outcomes:
+    return certify.certify(
+        made,
+        bench.base_url,
+        bench.out,
+        bench.generators,
+        bench.terminal,
+        bench.asked,
+        admin=bench.admin,
+    )
+
+
 def _partial(made: plan.Plan, whole_s: float) -> plan.Plan:
     """Shorten a plan to the minimum duration: a probe needs no whole passes over the dataset."""
     arrivals = made.schedule.arrivals_ns
@@ -175,15 +194,7 @@ def _partial(made: plan.Plan, whole_s: float) -> plan.Plan:
     return replace(made, schedule=schedule)
 
 
-def _probe(
-    made: plan.Plan,
-    base_url: str,
-    place: Path,
-    generators: Generators,
-    terminal: Terminal,
-    asked: certify.Interrupted,
-    qps: float,
-) -> Probe:
+def _probe(made: plan.Plan, bench: Bench, place: Path, qps: float) -> Probe:
     """Run until the outlook is clear, at most the whole length."""
     place.mkdir(parents=True, exist_ok=True)
     seen = Outlook.OPEN
@@ -194,7 +205,15 @@ def _probe(
         seen = outlook(records, made.rules, elapsed_s, caution)
         return seen is not Outlook.OPEN
 
-    records, status = certify.run(made, base_url, place, generators, terminal, asked, clear=clear)
+    records, status = certify.run(
+        made,
+        bench.base_url,
+        place,
+        bench.generators,
+        bench.terminal,
+        bench.asked,
+        clear=clear,
+    )
     if seen is not Outlook.OPEN:
         return Probe(qps, seen is Outlook.VALID, len(records), False, "clear")
     judgement = judge(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import betainc
 
 from loadtest import early_stopping, figures
 from loadtest.records import Column, Log
@@ -50,7 +50,7 @@ def outlook(log: Log, rules: Rules, elapsed_s: float, caution: Caution) -> Outlo
     drifting = False
     for values, limit in _limited(log, rules):
         over = int((values > limit).sum())
-        if binom.sf(over - 1, count, 1 - rules.percentile) < caution.error / caution.looks:
+        if _at_least(over, count, 1 - rules.percentile) < caution.error / caution.looks:
             return Outlook.INVALID
         drifting |= _drifts(values, caution.drift)
         if early_stopping.needed(over, rules.percentile) > count:
@@ -68,6 +68,11 @@ def _limited(log: Log, rules: Rules) -> list[tuple[Column, int]]:
             (figures.per_token(log), rules.tpot_ns),
         ]
     return [(values, limit) for values, limit in pairs if limit is not None]
+
+
+def _at_least(over: int, count: int, share: float) -> float:
+    """Give the probability of `over` or more of `count` when each has the probability `share`."""
+    return 1.0 if over == 0 else float(betainc(over, count - over + 1, share))
 
 
 def _drifts(values: Column, most: float) -> bool:

@@ -57,6 +57,7 @@ class Session:
 
     def __init__(self, environment: Any) -> None:
         self.environment = environment
+        self.live = Live()
         self._over = Event()
 
     def start(self) -> None:
@@ -81,13 +82,16 @@ class Performer(Session):
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._generator: Generator | None = None
+        self._name = ""
 
     def _build(self) -> Generator:
         options = RunOptions.of(self.environment.parsed_options)
         host = self.environment.host
         if not host:
             raise ValueError("--host names the endpoint, for instance http://localhost:8080/v1")
-        generator = Generator(plans.make(options), host, self._seen)
+        plan = plans.make(options)
+        self._name = f"{plan.scenario.model} {plan.scenario.name}"
+        generator = Generator(plan, host, self._seen)
         generator.warm()
         return generator
 
@@ -98,7 +102,7 @@ class Performer(Session):
         end_ns = query.done_ns if query.done_ns != NEVER else query.sent_ns
         self.environment.events.request.fire(
             request_type="QUERY",
-            name=RunOptions.of(self.environment.parsed_options).scenario,
+            name=self._name,
             response_time=(end_ns - query.scheduled_ns) / 1e6,
             response_length=query.tokens,
             exception=None if ok else RuntimeError(f"{query.outcome.name.lower()}: {error}"),
@@ -142,12 +146,18 @@ class Alone(Performer):
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._store: Store | None = None
-        self.live = Live()
 
     def start(self) -> None:
         """Run in a greenlet; Locust's start must return."""
         self._over.clear()
-        gevent.spawn(self._run)
+        self.live.clear()
+        gevent.spawn(self._run).link_exception(self._crashed)
+
+    def _crashed(self, greenlet: gevent.Greenlet) -> None:
+        """Say that our own code failed, and end the run rather than wait forever."""
+        if self._store is not None:
+            self._store.status(state="failed", why=f"generator failed: {greenlet.exception!r}")
+        self._end(1)
 
     def _run(self) -> None:
         options = RunOptions.of(self.environment.parsed_options)
@@ -193,7 +203,11 @@ class Worker(Performer):
         """Prepare, report, and wait for the word."""
         self._over.clear()
         self._go = gevent.event.AsyncResult()
-        gevent.spawn(self._run)
+        gevent.spawn(self._run).link_exception(self._crashed)
+
+    def _crashed(self, greenlet: gevent.Greenlet) -> None:
+        why = f"generator failed: {greenlet.exception!r}"
+        self.environment.runner.send_message("sluice_failed", {"why": why})
 
     def _run(self) -> None:
         send = self.environment.runner.send_message
@@ -226,7 +240,6 @@ class Master(Session):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.live = Live()
         self._store: Store | None = None
         self._expected: list[str] = []
         self._ready: set[str] = set()

@@ -56,10 +56,12 @@ async def running_gateway(
     direct: bool = True,
     ready: bool = True,
     max_running: int = 0,
+    more_models: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway on these replicas' URLs by model.
 
+    `more_models` are told as a file would; nobody waits for their replicas.
     `direct` False takes uvicorn's own protocol, so that all goes through plain ASGI.
     """
     values: dict[str, Any] = {
@@ -70,7 +72,8 @@ async def running_gateway(
                 "replicas": [{"url": u, "max_running": max_running} for u in urls],
             }
             for m, urls in models.items()
-        },
+        }
+        | dict(more_models or {}),
         **settings,
     }
     made = Settings.model_validate(values)

@@ -26,6 +26,9 @@ def embeddings(body: Body, model: str, size: int) -> dict[str, Any]:
     if "input" not in body:
         raise missing("input", body)
     texts = _texts(body["input"])
+    if isinstance(body.get("rid"), str) and _is_batch(body["input"]):
+        message = "Internal server error: The rid should be a list."
+        raise Refusal(message, status=500, kind="InternalServerError")
     size = integer(body, "dimensions") or size
     packed = body.get("encoding_format") == "base64"
     data = []
@@ -114,6 +117,10 @@ def _texts(value: object) -> list[str]:
     if not all(t.strip() for t in texts):
         raise Refusal("Input cannot be empty or whitespace only")
     return texts
+
+
+def _is_batch(value: object) -> bool:
+    return isinstance(value, list) and not all(isinstance(v, int) for v in value)
 
 
 def _alike(query: str, text: str) -> float:

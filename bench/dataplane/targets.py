@@ -146,8 +146,8 @@ def sluice(place: Place, *, workers: int = 1) -> Command:
     # JSON is YAML.
     path = place.write("sluice.yaml", json.dumps(config))
     return Command(
-        (str(Path(sys.executable).parent / "sluice"), "gateway", "--config", path),
-        env={"SLUICE_ADMIN_KEY": "bench-admin-key-0123456789abcdef"},
+        (sys.executable, "-m", "gateway.cli", "gateway", "--config", path),
+        env={"PYTHONPATH": str(ROOT), "SLUICE_ADMIN_KEY": "bench-admin-key-0123456789abcdef"},
         headers=(f"Authorization: Bearer {given['key']}",),
         beside=store,
     )

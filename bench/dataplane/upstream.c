@@ -191,7 +191,7 @@ static int handle(conn *c, char *path, const char *head, size_t hlen, const char
     char iso[32]; strftime(iso, sizeof iso, "%Y-%m-%dT%H:%M:%S+00:00", gmtime(&t.tv_sec));
     n = snprintf(b, sizeof b, "{\"timestamp\":\"%s\",\"version\":\"0.5.23\",\"loads\":[{\"timestamp\":%ld,\"dp_rank\":0,"
         "\"num_running_reqs\":%ld,\"num_waiting_reqs\":0,\"num_used_tokens\":0,\"num_total_tokens\":0,"
-        "\"max_total_num_tokens\":4000000,\"max_running_requests\":100000}]}", iso, (long)t.tv_sec, n_active);
+        "\"max_total_num_tokens\":2000000000,\"max_running_requests\":100000}]}", iso, (long)t.tv_sec, n_active);
     return reply(c, 200, "application/json", b, n);
   } else if (strstr(path, "load"))
     s = "[{\"dp_rank\":0,\"num_reqs\":0,\"num_waiting_reqs\":0,\"num_tokens\":0}]";

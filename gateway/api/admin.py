@@ -4,6 +4,7 @@ An application of its own, on a port and with a key of its own: no caller's key 
 """
 
 import hmac
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -124,8 +125,13 @@ class AdminGate:
         return None
 
 
-def admin_app(services: AdminServices, *, probes: APIRouter) -> FastAPI:
-    """Make the application; `probes` are the routes that need no key: /livez, /readyz, /metrics."""
+def admin_app(
+    services: AdminServices, *, probes: APIRouter, more: Sequence[APIRouter] = ()
+) -> FastAPI:
+    """Make the application; `probes` are the routes that need no key: /livez, /readyz, /metrics.
+
+    `more` are further routes below /admin.
+    """
     shown = services.settings.docs
     app = FastAPI(
         title="Sluice admin API",
@@ -144,6 +150,8 @@ def admin_app(services: AdminServices, *, probes: APIRouter) -> FastAPI:
     app.add_middleware(AdminGate, key=services.settings.admin_key)
     app.include_router(_replica_routes(services))
     app.include_router(_key_routes(services))
+    for router in more:
+        app.include_router(router)
     app.include_router(probes)
     return app
 

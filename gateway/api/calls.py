@@ -5,6 +5,7 @@ else is here: the key, the body's bounds, the class, the deadline, and the calle
 """
 
 import asyncio
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.call import Call, Operation, Principal
-from gateway.classes import place
+from gateway.classes import hinted, place
 from gateway.errors import (
     BodyTooLarge,
     Draining,
@@ -25,7 +26,7 @@ from gateway.errors import (
     StreamBroken,
     UnsupportedMediaType,
 )
-from gateway.protocol import EXTENSION, DirectSink, GatewayProtocol
+from gateway.protocol import EXTENSION, DirectSink, Turn
 from gateway.services import Services
 from gateway.sink import AsgiSink, Sink
 from gateway.wire.body import Body
@@ -79,21 +80,23 @@ class Surface:
     refuse: Refuse = openai_refusal
 
 
-class CallAnswer(Response):
-    """The answer to one inference request; all of its work happens while it is sent."""
+class CallRoute:
+    """One inference route as an ASGI application, without a router or an endpoint around it."""
 
-    def __init__(self, request: Request, surface: Surface) -> None:
-        self._request = request
+    def __init__(self, services: Services, surface: Surface) -> None:
+        self._services = services
         self._surface = surface
-        self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: serve the call."""
-        services: Services = self._request.app.state.services
-        sink = _sink(scope, send)
+        services = self._services
+        turn: Turn | None = (scope.get("extensions") or {}).get(EXTENSION)
+        sink: Sink = AsgiSink(send)
+        if turn is not None:
+            sink = DirectSink(turn, scope["sluice.id"], scope["sluice.began"])
         services.lifecycle.in_flight += 1
         try:
-            await self._serve(services, scope, receive, sink)
+            await self._serve(scope, receive, sink, turn)
         except StreamBroken:
             return  # told in the stream
         except GatewayError as error:
@@ -101,22 +104,26 @@ class CallAnswer(Response):
             await refuse(sink, error, self._surface.refuse)
         except Exception:
             structlog.get_logger("sluice").exception("bug", path=scope["path"])
-            if sink.started:
+            if not sink.started:
+                bug = GatewayError("Something went wrong here.")
+                await refuse(sink, bug, self._surface.refuse)
+            elif turn is None:
                 raise
-            await refuse(sink, GatewayError("Something went wrong here."), self._surface.refuse)
+            # else uvicorn sees an answer that is not complete, and closes the connection
         finally:
             services.lifecycle.in_flight -= 1
 
-    async def _serve(self, services: Services, scope: Scope, receive: Receive, sink: Sink) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, sink: Sink, turn: Turn | None) -> None:
+        services = self._services
         arrived = asyncio.get_running_loop().time()
-        headers = self._request.headers
+        headers = headers_of(scope)
         principal = await identify(services, headers)
         if services.lifecycle.draining:
             raise Draining
-        raw = await read_body(services, headers, receive)
+        raw = await read_body(services, headers, receive, None if turn is None else turn.whole_body)
         draft = await self._surface.read(raw, Asker(principal, headers, services))
         call = make_call(services, principal, draft, headers, scope["sluice.id"], arrived)
-        with _Listening(scope, receive) as caller:
+        with _Listening(turn, receive) as caller:
             try:
                 await (draft.serve or services.pipeline.serve)(call, sink)
             except asyncio.CancelledError:
@@ -129,6 +136,26 @@ class CallAnswer(Response):
                     sink.abandon()
 
 
+class CallAnswer(Response):
+    """The answer of an endpoint that is an inference route; the work is done while it is sent."""
+
+    def __init__(self, request: Request, surface: Surface) -> None:
+        self._route = CallRoute(request.app.state.services, surface)
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI: serve the call."""
+        await self._route(scope, receive, send)
+
+
+def headers_of(scope: Scope) -> Mapping[str, str]:
+    """Give a request's headers by their names in small letters; of several, the first one.
+
+    A dictionary made once: Starlette's own looks through all headers whenever one is asked for.
+    """
+    return {k.decode("latin-1"): v.decode("latin-1") for k, v in reversed(scope["headers"])}
+
+
 async def identify(services: Services, headers: Mapping[str, str]) -> Principal:
     """Find out who calls, by `Authorization: Bearer` or Anthropic's `x-api-key`."""
     authorization, api_key = headers.get("authorization"), headers.get("x-api-key")
@@ -138,9 +165,14 @@ async def identify(services: Services, headers: Mapping[str, str]) -> Principal:
     )
 
 
-async def read_body(services: Services, headers: Mapping[str, str], receive: Receive) -> bytes:
-    """Read a JSON body within the operator's bounds."""
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+async def read_body(
+    services: Services,
+    headers: Mapping[str, str],
+    receive: Receive,
+    whole: Callable[[], bytes | None] | None = None,
+) -> bytes:
+    """Read a JSON body within the operator's bounds; `whole` gives one that is there already."""
+    kind = (headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType("The content type must be application/json.")
     limits = services.settings.limits
@@ -148,6 +180,10 @@ async def read_body(services: Services, headers: Mapping[str, str], receive: Rec
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.body_bytes:
         raise too_large
+    if whole is not None and (body := whole()) is not None:
+        if len(body) > limits.body_bytes:
+            raise too_large
+        return body
     pieces: list[bytes] = []
     size = 0
     try:
@@ -182,9 +218,8 @@ def make_call(
         raise ModelNotFound(draft.model)
     class_name, served_tier = place(draft.tier, principal, services.classes, settings.default_class)
     patience_s = settings.timeouts.total_s
-    read_timeout = headers.get("x-stainless-read-timeout", "")
-    if not draft.stream and read_timeout.isdecimal() and int(read_timeout) > 1:
-        patience_s = min(patience_s, int(read_timeout) - 1)
+    if not draft.stream:
+        patience_s = min(patience_s, _read_timeout_s(headers) - 1)
     return Call(
         id=request_id,
         key=uuid.uuid4().hex,
@@ -203,7 +238,17 @@ def make_call(
         tracestate=headers.get("tracestate"),
         takes_rid=draft.takes_rid,
         attributes=draft.attributes,
+        hint=hinted(headers, class_name, draft.model, principal, services.classes),
     )
+
+
+def _read_timeout_s(headers: Mapping[str, str]) -> float:
+    """Say how long OpenAI's client waits for the next byte; infinity where it does not say."""
+    try:
+        told_s = float(headers.get("x-stainless-read-timeout", ""))
+    except ValueError:
+        return math.inf
+    return told_s if told_s > 1 else math.inf
 
 
 async def refuse(sink: Sink, error: GatewayError, words: Refuse = openai_refusal) -> None:
@@ -218,17 +263,12 @@ async def refuse(sink: Sink, error: GatewayError, words: Refuse = openai_refusal
     await sink.finish(body)
 
 
-def _sink(scope: Scope, send: Send) -> Sink:
-    connection = (scope.get("extensions") or {}).get(EXTENSION)
-    return DirectSink(connection, send) if connection is not None else AsgiSink(send)
-
-
 class _Listening:
     """Cancels the current task when its caller leaves; `has_left` tells why it was cancelled."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, turn: Turn | None, receive: Receive) -> None:
         self.has_left = False
-        self._connection: GatewayProtocol | None = (scope.get("extensions") or {}).get(EXTENSION)
+        self._connection = None if turn is None else turn.connection
         self._receive = receive
         self._listener: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()

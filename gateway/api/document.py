@@ -33,13 +33,33 @@ ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
-_ERROR = {
-    "description": "An error; `code` and the headers say what to do next.",
-    "content": {"application/json": {"schema": {"$ref": _REF.format(name="ErrorResponse")}}},
+ANTHROPIC_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
 }
 
 
-def described(kind: type[msgspec.Struct], *, streams: bool = False) -> dict[str, Any]:
+def _error(schema: str) -> dict[str, Any]:
+    return {
+        "description": "An error; its code and the headers say what to do next.",
+        "content": {"application/json": {"schema": {"$ref": _REF.format(name=schema)}}},
+    }
+
+
+_ERROR = _error("ErrorResponse")
+
+
+def described(
+    kind: type[msgspec.Struct], *, streams: bool = False, errors: str = "ErrorResponse"
+) -> dict[str, Any]:
     """Give the `openapi_extra` of a route: its body by a struct, its answers, its errors."""
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
@@ -49,7 +69,10 @@ def described(kind: type[msgspec.Struct], *, streams: bool = False) -> dict[str,
             "required": True,
             "content": {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}},
         },
-        "responses": {"200": {"description": "The answer.", "content": content}, "default": _ERROR},
+        "responses": {
+            "200": {"description": "The answer.", "content": content},
+            "default": _error(errors),
+        },
     }
 
 
@@ -60,6 +83,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     document = FastAPI.openapi(app)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["ErrorResponse"] = ERROR_SCHEMA
+    schemas["AnthropicErrorResponse"] = ANTHROPIC_ERROR_SCHEMA
     for operations in document["paths"].values():
         for operation in operations.values():
             operation.setdefault("responses", {}).setdefault("default", _ERROR)

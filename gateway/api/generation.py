@@ -32,7 +32,7 @@ router = APIRouter()
 @router.post(CHAT_PATH, openapi_extra=described(ChatRequest, streams=True), tags=["inference"])
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation, at once or as a stream of chunks."""
-    return CallAnswer(request, Surface(read_chat))
+    return CallAnswer(request, CHAT)
 
 
 @router.post(
@@ -40,7 +40,7 @@ async def create_chat_completion(request: Request) -> Response:
 )
 async def create_completion(request: Request) -> Response:
     """Continue a text, at once or as a stream of chunks."""
-    return CallAnswer(request, Surface(read_completion))
+    return CallAnswer(request, COMPLETIONS)
 
 
 async def read_chat(raw: bytes, asker: Asker) -> Draft:
@@ -154,3 +154,8 @@ def _attributes(request: Generation) -> dict[str, str | int | float | bool]:
         "openai.request.service_tier": request.service_tier,
     }
     return {k: v for k, v in named.items() if v is not None}
+
+
+CHAT = Surface(read_chat)
+COMPLETIONS = Surface(read_completion)
+AHEAD = {CHAT_PATH: CHAT, COMPLETIONS_PATH: COMPLETIONS}

@@ -5,9 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from gateway.jobs.census import metrics_of
 from gateway.services import Services
 
 router = APIRouter(tags=["operations"])
@@ -39,7 +41,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse(body, status_code=200 if is_ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Give the metrics in Prometheus' text format."""
     services: Services = request.app.state.services
@@ -50,7 +52,12 @@ async def metrics(request: Request) -> Response:
         instruments.ready.labels(model).set(len(pool.routable))
         instruments.running.labels(model).set(running)
         instruments.waiting.labels(model).set(services.ledger.waiting(model))
-    return Response(generate_latest(instruments.registry), media_type=CONTENT_TYPE_LATEST)
+    body = generate_latest(instruments.registry)
+    try:
+        body += metrics_of(await services.jobs.census(now=services.clock.now()))
+    except (RedisError, OSError):
+        pass  # what is ours can be told without the store
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version")

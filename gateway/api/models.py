@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from gateway.api.calls import identify
-from gateway.errors import ModelNotFound
+from gateway.errors import ModelNotFound, UnknownUrl
 from gateway.services import Services
 
 router = APIRouter(tags=["models"])
@@ -26,6 +26,8 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     """Describe one model; an id with slashes may come percent-encoded."""
     services: Services = request.app.state.services
     principal = await identify(services, request.headers)
+    if not model:
+        raise UnknownUrl(request.method, request.url.path)
     if model not in services.models() or not principal.may_use_model(model):
         raise ModelNotFound(model)
     return _card(services, model)

@@ -29,18 +29,19 @@ OTHER = {
 }
 
 
-async def read_embeddings(raw: bytes, asker: Asker) -> Draft:
+async def read_embeddings(raw: bytes, _: Asker) -> Draft:
     """Read the body of an embeddings request."""
     request = decode(raw, EmbeddingsRequest)
     as_base64 = request.encoding_format == "base64"
-    shown_model = asker.shown_model(request.model)
+    is_batch = not bytes(request.input).startswith(b'"')
     return Draft(
         operation=Operation.EMBEDDINGS,
         path=EMBEDDINGS_PATH,
         model=request.model,
         body=_cleaned(raw, request.named()),
-        dialect=lambda _: EmbeddingsDialect(as_base64=as_base64, shown_model=shown_model),
+        dialect=lambda _: EmbeddingsDialect(as_base64=as_base64, shown_model=request.model),
         tier=request.service_tier,
+        takes_rid=not is_batch,  # SGLang 0.5.23 answers 500 to one rid with several inputs
     )
 
 
@@ -72,7 +73,9 @@ def passthrough_router() -> APIRouter:
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         read = reader(path, Operation.CHAT, AnthropicDialect)
         surface = Surface(read, AnthropicDialect().refusal)
-        _add(router, path, surface, described(ModelOnly, streams=path == "/v1/messages"))
+        streams = path == "/v1/messages"
+        extra = described(ModelOnly, streams=streams, errors="AnthropicErrorResponse")
+        _add(router, path, surface, extra)
     return router
 
 

@@ -18,6 +18,7 @@ from gateway.errors import (
     envelope,
     headers,
 )
+from gateway.protocol import new_request_id
 
 _log = structlog.get_logger("api")
 
@@ -73,9 +74,15 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def raised(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(of_http_exception(error, request.method, request.url.path))
+        said = answer(of_http_exception(error, request.method, request.url.path))
+        said.headers.update(error.headers or {})  # Allow, with a 405
+        return said
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
         _log.error("unhandled", path=request.url.path, exc_info=error)
-        return answer(GatewayError("The server had an error while processing your request."))
+        said = answer(GatewayError("The server had an error while processing your request."))
+        # Starlette answers a bug outside of all middleware, which would have set it.
+        said.headers["x-request-id"] = request.scope.get("sluice.id") or new_request_id()
+        said.headers["openai-processing-ms"] = "0"
+        return said

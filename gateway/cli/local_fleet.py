@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from backends.embedded.diffusion import TINY_WAN
 from backends.embedded.environment import SMOLLM2
 from backends.launch import LaunchSpec
 from gateway.cli.data_dir import DataDir
@@ -13,6 +15,7 @@ from gateway.cli.replica_service import free_ports
 HOST = "127.0.0.1"
 STOP_GRACE_S = 30.0
 SIMULATED_MODELS = ("llama2-70b", "gpt-oss-120b")
+SIMULATED_VIDEO = "wan-2.2-t2v-a14b"
 ENGINES = ("sglang", "simulated", "none")
 
 
@@ -25,24 +28,33 @@ class Wanted:
     throughput_scale: float = 1.0
     stream_interval: int = 16
     drain_s: float = 600.0
+    video: bool = True
+    workers: int = 1
+    config: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFleet:
-    """Processes to start, and the URLs of the replicas that they bring into service."""
+    """Processes to start, and the URLs of the replicas that they bring into service.
+
+    `later` are processes that nobody waits for: what they serve comes when it comes.
+    """
 
     specs: tuple[LaunchSpec, ...] = ()
+    later: tuple[LaunchSpec, ...] = ()
     urls: frozenset[str] = frozenset()
 
 
 def plan(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
     """Say which processes make up the fleet, on ports that are free now."""
+    fleet = LocalFleet()
     match wanted.engine:
         case "sglang":
-            return _sglang(wanted, data, store_url)
+            fleet = _sglang(wanted, data, store_url)
         case "simulated":
-            return _simulated(wanted, data, store_url)
-    return LocalFleet()
+            fleet = _simulated(wanted, data, store_url)
+    workers = tuple(_worker(wanted, data, store_url) for _ in range(wanted.workers))
+    return replace(fleet, specs=(*fleet.specs, *workers), later=_video(wanted, data, store_url))
 
 
 def _sglang(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
@@ -51,7 +63,7 @@ def _sglang(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
     for port in range(first, first + wanted.replicas):
         words = ("sglang", "--model", SMOLLM2, "--embedded", SMOLLM2)
         specs.append(_spec(words, wanted, data, store_url, port))
-    return LocalFleet(tuple(specs), frozenset(spec.url for spec in specs))
+    return LocalFleet(tuple(specs), urls=frozenset(spec.url for spec in specs))
 
 
 def _simulated(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
@@ -66,7 +78,37 @@ def _simulated(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
     )
     spec = _spec(words, wanted, data, store_url, first)
     urls = frozenset(f"http://{HOST}:{port}" for port in range(first, first + count))
-    return LocalFleet((spec,), urls)
+    return LocalFleet((spec,), urls=urls)
+
+
+def _video(wanted: Wanted, data: DataDir, store_url: str) -> tuple[LaunchSpec, ...]:
+    """Serve a video model with the engine that serves the others."""
+    if not wanted.video or wanted.engine == "none":
+        return ()
+    if wanted.engine == "simulated":
+        speed = ("--speed", repr(wanted.throughput_scale), "--replicas", str(wanted.replicas))
+        words = ("diffusion", "--model", SIMULATED_VIDEO, "--simulated", *speed)
+        spec = _spec(words, wanted, data, store_url, free_ports(HOST, wanted.replicas))
+    else:
+        embedded = ("diffusion", "--model", TINY_WAN, "--embedded")
+        spec = _spec(embedded, wanted, data, store_url, free_ports(HOST, 1))
+    return (replace(spec, ready_path="/health"),)
+
+
+def _worker(wanted: Wanted, data: DataDir, store_url: str) -> LaunchSpec:
+    port = free_ports(HOST, 1)
+    config = ("--config", str(wanted.config)) if wanted.config is not None else ()
+    return LaunchSpec(
+        name=f"worker on port {port}",
+        argv=(
+            *(sys.executable, "-m", "gateway.cli", "worker", "--host", HOST, "--port", str(port)),
+            *("--data-dir", str(data.path), *config),
+        ),
+        url=f"http://{HOST}:{port}",
+        log_path=data.logs / f"worker-{port}.log",
+        env=_environ(os.environ, store_url),
+        stop_grace_s=STOP_GRACE_S,
+    )
 
 
 def _spec(

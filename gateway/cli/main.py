@@ -28,11 +28,15 @@ class Subject:
 
 SUBJECTS: Mapping[str, Subject] = {
     "up": Subject("gateway.cli.up", "start a store, replicas and a gateway here; Ctrl-C ends all"),
+    "setup": Subject("gateway.cli.setup", "make the secrets of a deployment, once"),
     "gateway": Subject("gateway.cli.gateway", "run the gateway alone"),
     "check": Subject("gateway.cli.check", "print the settings that hold, or what is wrong"),
     "keys": Subject("gateway.cli.keys", "create, list and revoke API keys"),
+    "worker": Subject("gateway.cli.worker", "work on videos and batches"),
+    "jobs": Subject("gateway.cli.jobs", "list, show, cancel and requeue videos and batches"),
     "replica": Subject("gateway.cli.replica", "start or adopt one replica and keep its lease"),
     "replicas": Subject("gateway.cli.replicas", "list, add, drain and remove a gateway's replicas"),
+    "explain": Subject("gateway.cli.explain", "tell why a call went where it went"),
     "openapi": Subject("gateway.cli.openapi", "print the OpenAPI document"),
     "certify": Subject("loadtest.cli", "load-test a gateway: VALID or INVALID", extra="loadtest"),
     "version": Subject("gateway.cli.version", "print the version"),

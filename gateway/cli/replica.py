@@ -8,6 +8,7 @@ from typing import cast
 ENGINES = {
     "sglang": "gateway.cli.replica_sglang",
     "simulated": "gateway.cli.replica_simulated",
+    "diffusion": "gateway.cli.replica_diffusion",
 }
 
 

@@ -14,6 +14,7 @@ from gateway.cli.interrupts import Interrupts, run
 from gateway.cli.options import add_config, add_data_dir, add_redis_url, say
 
 MOST_TRIES = 100
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 compared, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,21 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add_redis_url(parser)
     add_config(parser)
     add_data_dir(parser)
+
+
+def advertised(host: str) -> str:
+    """Give the host by which others reach a server that is bound to `host`.
+
+    Nobody reaches a wildcard address: this machine's own name stands for it, which inside a
+    container is its id, and the container network knows it.
+    """
+    return socket.gethostname() if host in WILDCARDS else host
+
+
+def reached_by(url: str, host: str) -> str:
+    """Put a host in the place of the one that a URL names."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{url.rpartition(':')[2]}"
 
 
 def free_ports(host: str, count: int) -> int:

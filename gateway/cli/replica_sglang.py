@@ -14,7 +14,15 @@ from gateway.cli.data_dir import DataDir, read_secret
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import store_url
 from gateway.cli.options import default_data_dir, read_settings, say
-from gateway.cli.replica_service import Service, add_common, free_ports, given, hold
+from gateway.cli.replica_service import (
+    Service,
+    add_common,
+    advertised,
+    free_ports,
+    given,
+    hold,
+    reached_by,
+)
 from gateway.settings import Settings
 
 ENGINE_GRACE_S = 15.0
@@ -59,6 +67,7 @@ def _service(options: argparse.Namespace, settings: Settings) -> Service:
         return Service((_replica(options, options.url),))
     port = options.port or free_ports(options.host, 1)
     own_url = f"http://{options.host}:{port}"
+    advertise = options.advertise or reached_by(own_url, advertised(options.host))
     argv, env = _embedded(options, port) if options.embedded else _launch_line(options, port)
     logs = DataDir(settings.data_dir or default_data_dir()).logs
     logs.mkdir(parents=True, exist_ok=True)
@@ -70,7 +79,7 @@ def _service(options: argparse.Namespace, settings: Settings) -> Service:
         log_path=logs / f"sglang-{port}.log",
         stop_grace_s=ENGINE_GRACE_S,
     )
-    return Service((_replica(options, options.advertise or own_url),), spec)
+    return Service((_replica(options, advertise),), spec)
 
 
 def _replica(options: argparse.Namespace, url: str) -> Replica:

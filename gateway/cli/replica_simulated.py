@@ -13,7 +13,7 @@ from backends.simulated.settings import SimulatedSettings
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import store_url
 from gateway.cli.options import read_settings
-from gateway.cli.replica_service import Service, add_common, hold
+from gateway.cli.replica_service import Service, add_common, advertised, hold, reached_by
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,8 +21,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     settings = read_settings(options)
     simulations = _simulations(options)
+    host = options.advertise or advertised(options.host)
     return hold(
-        lambda: _begin(simulations, options.site),
+        lambda: _begin(simulations, options.site, host),
         store_url(settings),
         drain_s=options.drain_s,
     )
@@ -38,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         help="a model to serve, may be repeated; one that is not known has llama2-70b's timing",
+    )
+    parser.add_argument(
+        "--advertise",
+        metavar="HOST",
+        help="name by which gateways reach them (default: --host, or this machine's own name"
+        " where that is a wildcard)",
     )
     add_common(parser)
     return parser
@@ -57,12 +64,14 @@ def _simulations(options: argparse.Namespace) -> list[SimulatedSettings]:
 
 
 @asynccontextmanager
-async def _begin(simulations: Sequence[SimulatedSettings], site: str) -> AsyncIterator[Service]:
+async def _begin(
+    simulations: Sequence[SimulatedSettings], site: str, host: str
+) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         replicas: list[Replica] = []
         for each in simulations:
             urls = await stack.enter_async_context(serve(each))
-            replicas += [_replica(each, url, site) for url in urls]
+            replicas += [_replica(each, reached_by(url, host), site) for url in urls]
         yield Service(tuple(replicas))
 
 

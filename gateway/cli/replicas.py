@@ -45,7 +45,7 @@ class AdminApi:
 def main(arguments: Sequence[str]) -> int:
     """Do one of list, add, drain, resume and remove."""
     options = _parser().parse_args(arguments)
-    api = _api(options)
+    api = admin_api(options)
     if options.action == "list":
         return _list(options, api)
     if options.action == "add":
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _api(options: argparse.Namespace) -> AdminApi:
+def admin_api(options: argparse.Namespace) -> AdminApi:
     """Find the admin API: options and settings, else the `sluice up` that runs here."""
     settings = read_settings(options, {"admin_key_file": options.admin_key_file})
     data = DataDir(settings.data_dir or default_data_dir())

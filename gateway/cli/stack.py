@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.clock import Clock, SystemClock
+from backends.launch import LaunchFailed, LaunchSpec
 from backends.store import Store, connect, open_store
 from gateway.cli.announce import announcement
 from gateway.cli.children import Children
@@ -111,6 +112,15 @@ class Stack:
         for each in self._ready_files():
             write_ready(each, ready)
         print(announcement(ready, self.data), flush=True)
+        await asyncio.gather(*(self._start_later(each, children) for each in fleet.later))
+
+    async def _start_later(self, spec: LaunchSpec, children: Children) -> None:
+        """Start what nobody waits for; that it does not start is told, and ends nothing."""
+        say(f"{spec.name}: starting")
+        try:
+            await children.start(spec)
+        except LaunchFailed as error:
+            say(str(error))
 
     def _ready_files(self) -> list[Path]:
         """Name the files that are there while it serves."""

@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", help="address of the API (default: 127.0.0.1)")
     add("--port", type=int, help="port of the API; 0: any free one (default: 8000)")
     add("--admin-port", type=int, help="port of the admin API; 0: any free one (default: 8001)")
+    add("--no-video", action="store_true", help="start no replica that makes videos")
+    add("--workers", type=int, default=1, metavar="N", help="processes that work on jobs")
     add("--no-auth", action="store_true", default=None, help="serve without keys, on loopback only")
     add("--ready-file", type=Path, metavar="F", help="write addresses and keys here (JSON)")
     add_config(parser)
@@ -97,6 +99,9 @@ def _wanted(options: argparse.Namespace, settings: Settings) -> Wanted:
         throughput_scale=options.throughput_scale,
         stream_interval=options.stream_interval,
         drain_s=settings.timeouts.drain_s,
+        video=not options.no_video,
+        workers=options.workers,
+        config=None if options.config is None else Path(options.config).absolute(),
     )
 
 

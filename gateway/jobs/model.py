@@ -145,6 +145,7 @@ class Job:
     late: bool = False
     key_id: str = ""
     request_id: str = ""
+    hidden: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -175,6 +176,7 @@ class Standing(StrEnum):
     """What a heartbeat learns."""
 
     OK = "ok"
+    TOLD = "told"  # it is to be brought to an early end: cancelled, or too late
     ENDED = "ended"  # somebody ended the job: cancelled, or too late
     LOST = "lost"  # it is another worker's now
 
@@ -190,7 +192,7 @@ _KNOWN = frozenset(
         *("deadline", "progress", "claimed_at", "started_at", "ended_at", "expires_at", "fence"),
         *("attempts", "losses", "ends", "worker", "replica", "engine", "result", "error", "late"),
         *("key_id", "request_id", "rank", "ttl_s", "seq", "stream", "entry", "lease_until"),
-        *("ended_fence", "first_claimed_at", "at_deadline", "quota_key"),
+        *("ended_fence", "first_claimed_at", "at_deadline", "quota_key", "hidden"),
     }
 )
 
@@ -230,5 +232,6 @@ def job_of(job_id: str, fields: Mapping[str, str]) -> Job:
         late=fields.get("late") == "1",
         key_id=fields.get("key_id", ""),
         request_id=fields.get("request_id", ""),
+        hidden=fields.get("hidden") == "1",
         extra={name: value for name, value in fields.items() if name not in _KNOWN},
     )

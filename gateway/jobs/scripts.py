@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 NAMES = (
-    *("submit", "claim", "beat", "finish", "release", "cancel", "tick", "forget"),
-    *("row", "segment"),
+    *("submit", "claim", "beat", "finish", "release", "cancel", "tick", "forget", "hide"),
+    *("row", "segment", "mark", "tell", "requeue"),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import orjson
 from redis.asyncio import Redis
 
+from gateway.jobs.census import Census, take_census
 from gateway.jobs.model import (
     Claim,
     Counter,
@@ -31,6 +32,7 @@ from gateway.jobs.model import (
 from gateway.jobs.scripts import Scripts
 
 LONGEST_SILENCE_S = 5.0
+HIDDEN_S = 600.0
 JOBS = "sluice:jobs:"
 
 
@@ -201,6 +203,13 @@ class JobStore:
         """Remove the record of a job that has ended."""
         await self.scripts.call("forget", job.id, index_key(job.kind, job.tenant))
 
+    async def hide(self, job: Job, *, now: float) -> None:
+        """Take an ended job out of its tenant's sight; the record goes within minutes.
+
+        It is not removed at once, so that a worker that is still busy with it learns that it ended.
+        """
+        await self.scripts.call("hide", job.id, index_key(job.kind, job.tenant), now + HIDDEN_S)
+
     async def find(self, job_id: str) -> Job | None:
         """Give a job."""
         found = await _answer(self.redis.hgetall(f"sluice:job:{job_id}"))
@@ -237,6 +246,29 @@ class JobStore:
         )
         names = [_text(each) for each in ids]
         return await self.find_all(names[:limit]), len(names) > limit
+
+    async def census(self, *, now: float) -> Census:
+        """Count who waits and what has become of the others."""
+        return await take_census(self.redis, now=now)
+
+    async def live(self, *, limit: int = 100) -> list[Job]:
+        """Give jobs that have not ended, of all tenants, oldest first."""
+        ids = await _answer(self.redis.zrange(f"{JOBS}live", 0, limit - 1))
+        return await self.find_all([_text(each) for each in ids])
+
+    async def ended(self, *, limit: int = 100) -> list[Job]:
+        """Give the jobs of all tenants that ended last, newest first."""
+        found = await _answer(self.redis.xrevrange(f"{JOBS}ended", count=limit))
+        return await self.find_all([_text(fields[b"job"]) for _, fields in found])
+
+    async def dead(self, *, limit: int = 100) -> list[dict[str, str]]:
+        """Give the jobs that failed too often, newest first: `job`, `at`, `reason`."""
+        found = await _answer(self.redis.xrevrange(f"{JOBS}dead", count=limit))
+        return [_decoded(fields) for _, fields in found]
+
+    async def requeue(self, job_id: str, *, now: float) -> bool:
+        """Have a failed job done after all; False unless it has failed."""
+        return bool(await self.scripts.call("requeue", job_id, now))
 
     async def reasons(self, job_id: str) -> list[str]:
         """Tell why a job went back to the queue, oldest first: `<instant> <reason>`."""

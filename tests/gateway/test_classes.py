@@ -2,9 +2,9 @@
 
 import pytest
 
-from backends.slo import MLPERF_CLASSES
+from backends.slo import MLPERF_CLASSES, Targets
 from gateway.call import Principal
-from gateway.classes import place
+from gateway.classes import TPOT_HINT, TTFT_HINT, hinted, place
 from gateway.errors import InvalidRequest
 
 CLASSES = {c.name: c for c in MLPERF_CLASSES}
@@ -43,3 +43,33 @@ def test_a_tier_that_the_key_may_not_use_is_refused() -> None:
 def test_an_unknown_tier_is_refused_with_what_is_allowed() -> None:
     with pytest.raises(InvalidRequest, match="'flex'"):
         place("turbo", ANY, CLASSES, "server")
+
+
+def hints(
+    ttft_ms: str | None = None, tpot_ms: str | None = None, key: Principal = ANY
+) -> Targets | None:
+    given = {TTFT_HINT: ttft_ms, TPOT_HINT: tpot_ms}
+    headers = {name: value for name, value in given.items() if value is not None}
+    return hinted(headers, "server", "llama2-70b", key, CLASSES)
+
+
+def test_without_hints_the_class_decides() -> None:
+    assert hints() is None
+
+
+def test_a_looser_limit_is_granted_and_the_other_stays_the_classs() -> None:
+    assert hints(ttft_ms="9000") == Targets(ttft_s=9.0, tpot_s=0.2)
+    assert hints(tpot_ms="500") == Targets(ttft_s=2.0, tpot_s=0.5)
+
+
+def test_a_tighter_limit_goes_down_to_what_the_key_may_use() -> None:
+    assert hints(ttft_ms="10", tpot_ms="1") == Targets(ttft_s=0.45, tpot_s=0.04)
+    modest = Principal("k", classes=frozenset({"server", "offline"}))
+    assert hints(ttft_ms="10", tpot_ms="1", key=modest) == Targets(ttft_s=2.0, tpot_s=0.2)
+
+
+@pytest.mark.parametrize("value", ["soon", "", "-1", "0", "nan", "inf", "1e12"])
+def test_a_hint_that_is_no_time_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        hints(ttft_ms=value)
+    assert caught.value.param == TTFT_HINT

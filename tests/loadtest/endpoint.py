@@ -75,6 +75,8 @@ class Endpoint:
             self.video(method, path, writer)
         elif path == "/models":
             writer.write(unary(200, {"data": [{"id": "any", "object": "model"}]}))
+        elif path == "/health":
+            writer.write(unary(200, {"status": "ok"}))
         elif method == "POST":
             return await self.generate(page, path, writer)
         else:

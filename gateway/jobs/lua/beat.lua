@@ -1,5 +1,5 @@
 -- ARGV: id, fence, now, lease_s, progress, started ('1': the work has begun), engine ('' keeps it).
--- Gives 'ok'; 'ended' when somebody else has ended the job; 'lost' when it is another worker's.
+-- Gives 'ok'; 'told' when it is to be brought to an early end; 'ended' when somebody else has ended the job; 'lost' when it is another worker's.
 local id, fence, now, lease_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local key = JOB .. id
 local f = redis.call('HMGET', key, 'status', 'fence', 'progress', 'replica')
@@ -21,4 +21,5 @@ if progress > tonumber(f[3] or '0') then
   redis.call('HSET', key, 'progress', ARGV[5])
   append(JOBS .. 'events', 'job', id, 'progress', ARGV[5], 'at', instant(now))
 end
-return 'ok'
+local wanted = redis.call('HMGET', key, 'late', 'cancelling_at')
+return (wanted[1] or wanted[2]) and 'told' or 'ok'

@@ -6,4 +6,6 @@ free_slot(id)
 redis.call('ZREM', ARGV[2], id)
 redis.call('ZREM', JOBS .. 'expiring', id)
 redis.call('ZREM', JOBS .. 'live', id)
-return redis.call('DEL', JOB .. id, JOB .. id .. ':reasons')
+local n = 0
+for _, each in ipairs({'', ':reasons', ':rows', ':lines', ':out', ':err'}) do n = n + redis.call('DEL', JOB .. id .. each) end
+return n

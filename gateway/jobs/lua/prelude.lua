@@ -50,7 +50,7 @@ end
 local function finish(id, status, now, result, failure)
   withdraw(id)
   local key = JOB .. id
-  local f = redis.call('HMGET', key, 'pool', 'kind', 'tenant', 'ttl_s', 'fence')
+  local f = redis.call('HMGET', key, 'pool', 'kind', 'tenant', 'ttl_s', 'fence', 'created_at', 'first_claimed_at', 'claimed_at')
   redis.call('HSET', key, 'status', status, 'ended_at', instant(now), 'ended_fence', f[5] or '0',
     'result', result, 'error', failure)
   if status == 'completed' then redis.call('HSET', key, 'progress', '100') end
@@ -61,6 +61,10 @@ local function finish(id, status, now, result, failure)
   redis.call('HSET', key, 'expires_at', instant(expires_at))
   redis.call('ZADD', JOBS .. 'expiring', instant(expires_at), id)
   redis.call('HINCRBY', JOBS .. 'stats', status .. ':' .. f[1], 1)
+  if f[7] then redis.call('HINCRBYFLOAT', JOBS .. 'stats', 'wait_s:' .. f[1], instant(math.max(f[7] - f[6], 0))) end
+  if f[8] and status == 'completed' then
+    redis.call('HINCRBYFLOAT', JOBS .. 'stats', 'service_s:' .. f[1], instant(math.max(now - f[8], 0)))
+  end
   append(JOBS .. 'ended', 'job', id, 'kind', f[2], 'tenant', f[3], 'status', status, 'at', instant(now))
 end
 

@@ -1,9 +1,11 @@
--- ARGV: id, fence, 'out' or 'err', name of the artifact, then the fields of the lines in it.
--- The lines have reached an artifact: they leave the store. Gives 'ok' or 'lost'.
-local id = ARGV[1]
+-- ARGV: id, fence, how many artifacts, their lists and names ('out' or 'err', name), then the
+-- fields of the lines in them. The lines have reached artifacts: they leave the store.
+local id, count = ARGV[1], tonumber(ARGV[3])
 local f = redis.call('HMGET', JOB .. id, 'fence', 'status')
 if f[1] ~= ARGV[2] or has_ended(f[2]) then return 'lost' end
-local list = JOB .. id .. ':' .. ARGV[3]
-if redis.call('LINDEX', list, -1) ~= ARGV[4] then redis.call('RPUSH', list, ARGV[4]) end
-for i = 5, #ARGV do redis.call('HDEL', JOB .. id .. ':lines', ARGV[i]) end
+for i = 1, count do
+  local list, name = JOB .. id .. ':' .. ARGV[2 + 2 * i], ARGV[3 + 2 * i]
+  if redis.call('LINDEX', list, -1) ~= name then redis.call('RPUSH', list, name) end
+end
+for i = 4 + 2 * count, #ARGV do redis.call('HDEL', JOB .. id .. ':lines', ARGV[i]) end
 return 'ok'

@@ -1,0 +1,110 @@
+"""`/admin/jobs`: what an operator sees of jobs, whosever they are, and may do about them."""
+
+from typing import Annotated, Any, Literal
+
+import structlog
+from fastapi import APIRouter, Query, Request
+
+from backends.clock import Clock
+from gateway.errors import Conflict, NotFound
+from gateway.jobs.model import Job, JobError
+from gateway.jobs.store import JobStore
+
+_log = structlog.get_logger("admin")
+
+
+def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
+    """Make the routes."""
+    router = APIRouter(prefix="/admin/jobs", tags=["jobs"])
+
+    @router.get("")
+    async def list_jobs(
+        state: Literal["live", "ended", "dead"] = "live",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> dict[str, Any]:
+        census = await jobs.census(now=clock.now())
+        if state == "live":
+            found = await jobs.live(limit=limit)
+        elif state == "ended":
+            found = await jobs.ended(limit=limit)
+        else:
+            names = [each["job"] for each in await jobs.dead(limit=limit)]
+            found = await jobs.find_all(dict.fromkeys(names))
+        pools = {
+            name: {"waiting": pool.waiting, "oldest_s": pool.oldest_s, "counts": dict(pool.counts)}
+            for name, pool in census.pools.items()
+        }
+        return {"object": "list", "data": [_shown(job) for job in found], "pools": pools}
+
+    @router.get("/{job_id}")
+    async def show_job(job_id: str) -> dict[str, Any]:
+        job = await _find(jobs, job_id)
+        payload = {k: v for k, v in job.payload.items() if k not in ("order", "principal")}
+        return {
+            **_shown(job),
+            "attempts": job.attempts,
+            "losses": job.losses,
+            "fence": job.fence,
+            "worker": job.worker,
+            "replica": job.replica,
+            "engine": job.engine,
+            "claimed_at": job.claimed_at,
+            "started_at": job.started_at,
+            "ended_at": job.ended_at,
+            "expires_at": job.expires_at,
+            "deadline": job.deadline,
+            "units": job.units,
+            "request_id": job.request_id,
+            "key_id": job.key_id,
+            "result": dict(job.result),
+            "payload": payload,
+            "notes": dict(job.extra),
+            "reasons": await jobs.reasons(job.id),
+        }
+
+    @router.post("/{job_id}/cancel")
+    async def cancel_job(job_id: str, request: Request) -> dict[str, Any]:
+        await _find(jobs, job_id)
+        why = JobError("cancelled", "The job was cancelled by the operator.")
+        await jobs.cancel(job_id, now=clock.now(), error=why)
+        _audit(request, "job.cancel", job_id)
+        return _shown(await _find(jobs, job_id))
+
+    @router.post("/{job_id}/requeue")
+    async def requeue_job(job_id: str, request: Request) -> dict[str, Any]:
+        job = await _find(jobs, job_id)
+        if not await jobs.requeue(job_id, now=clock.now()):
+            raise Conflict(f"Only a failed job can be put back; this one is {job.status}.")
+        _audit(request, "job.requeue", job_id)
+        return _shown(await _find(jobs, job_id))
+
+    return router
+
+
+async def _find(jobs: JobStore, job_id: str) -> Job:
+    job = await jobs.find(job_id)
+    if job is None:
+        raise NotFound(f"No job with the id '{job_id[:200]}'.")
+    return job
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    """Give a job without its prompt."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "tenant": job.tenant,
+        "pool": job.pool,
+        "class": job.class_name,
+        "status": job.status,
+        "progress": job.progress,
+        "created_at": job.created_at,
+        "error": None
+        if job.error is None
+        else {"code": job.error.code, "message": job.error.message},
+    }
+
+
+def _audit(request: Request, action: str, job_id: str) -> None:
+    address = request.client.host if request.client else "unknown"
+    _log.info("admin_write", action=action, actor=f"admin@{address}", job=job_id)

@@ -1,0 +1,28 @@
+"""Which requests are answered ahead of FastAPI's dispatch? The busiest inference routes.
+
+They are routes of the application like all others, so that the OpenAPI document has them. But a
+`POST` to one goes straight to its ASGI application: the matching of routes, the solving of
+dependencies and the layers around them cost 200 us per call, more than all else that is done for it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Front(FastAPI):
+    """FastAPI with a shorter way in. `ahead` is what answers a POST, by path."""
+
+    def __init__(self, *, ahead: Mapping[str, ASGIApp], **options: Any) -> None:
+        super().__init__(**options)
+        self._ahead = ahead
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self._ahead.get(scope["path"])
+            if route is not None:
+                return await route(scope, receive, send)
+        return await super().__call__(scope, receive, send)

@@ -1,0 +1,32 @@
+"""Why did a call go where it went? Its decision record is told by a gateway's admin API."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from gateway.cli.options import add_config, add_data_dir
+from gateway.cli.replicas import admin_api
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one call's record, in words or as JSON."""
+    options = _parser().parse_args(arguments)
+    found = admin_api(options).ask("GET", f"/admin/calls/{quote(options.id, safe='')}")
+    if options.json:
+        print(json.dumps({k: v for k, v in found.items() if k != "words"}, indent=2))
+    else:
+        print(found["words"])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluice explain", description=__doc__)
+    parser.add_argument("id", help="request id, as the answer's x-request-id header has it")
+    parser.add_argument("--admin-url", metavar="URL", help="the gateway's admin API")
+    parser.add_argument("--admin-key-file", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_config(parser)
+    add_data_dir(parser)
+    return parser

@@ -1,0 +1,63 @@
+"""Which replicas are kept shallow for the tightest class, and which may be filled deeper? Pure.
+
+A replica that runs calls of several classes must keep the tightest one's TPOT, so a class that may
+fill replicas deep takes them from one that may not. Each class with demand is given replicas enough
+for it, tightest first; looser classes may use what is left on those, within the tight bounds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, exp
+
+HEADROOM = 1.2  # of the demand, since it comes in bursts
+MEMORY_S = 8.0  # of the demand
+SEEN_S = 60.0  # a class that called within this keeps one replica at least
+
+
+@dataclass(slots=True)
+class Demand:
+    """Seconds of token work per second that callers have asked for, served or not."""
+
+    per_s: float = 0.0
+    at: float = 0.0
+
+    def ask(self, work_s: float, now: float) -> None:
+        """Take in one call."""
+        self.per_s = self.now(now) + work_s / MEMORY_S
+        self.at = now
+
+    def now(self, now: float) -> float:
+        """Give the demand at an instant; it fades with a time constant of 8 s."""
+        return self.per_s * exp(-max(now - self.at, 0.0) / MEMORY_S)
+
+    def is_alive(self, now: float) -> bool:
+        """Whether somebody has called lately."""
+        return self.per_s > 0.0 and now - self.at <= SEEN_S
+
+
+def levels(
+    classes: Sequence[str],
+    demand: Mapping[str, float],
+    does_per_s: Mapping[str, float],
+    replicas: Sequence[str],
+    before: Mapping[str, str],
+) -> Mapping[str, str]:
+    """Give each replica the class that it is kept for.
+
+    `classes` are those with demand, tightest first; `does_per_s` is the work that one replica does
+    in a second within each one's bounds. Replicas come in order of how much runs on them, the least
+    first; one that was kept for a class `before` stays there as long as the class needs as many.
+    The loosest class has all that is left; a tighter one has at least one replica.
+    """
+    if not classes:
+        return {}
+    free = list(replicas)
+    given: dict[str, str] = {}
+    for name in classes[:-1]:
+        needed = max(1, ceil(HEADROOM * demand[name] / max(does_per_s[name], 1e-9)))
+        stay = [r for r in free if before.get(r) == name]
+        others = [r for r in free if before.get(r) != name]
+        for replica in [*stay, *others][:needed]:
+            given[replica] = name
+            free.remove(replica)
+    return {**given, **dict.fromkeys(free, classes[-1])}

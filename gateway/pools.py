@@ -1,0 +1,218 @@
+"""What is each pool like now? Fleet, ledger and what was learnt, made into prospects.
+
+Looked at twice a second and whenever the fleet changes; decisions in between read the result.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from backends.capacity import Mix, StepLaw, work_s
+from backends.fleet import Load, Pool, Standing
+from backends.hardware import profile
+from backends.slo import Class
+from gateway.estimates import Size
+from gateway.feedback import Margin, Outliers, Pace
+from gateway.law import LiveLaw, Speed
+from gateway.levels import Demand, levels
+from gateway.queue.ledger import Candidate, Cost
+from gateway.routing.prefixes import PrefixIndex
+from gateway.routing.prospects import (
+    KV_FILL,
+    Prospect,
+    busy_s,
+    prefill_bound,
+    slots,
+)
+
+UNSTATED_LIMIT = 256  # calls at once where neither settings nor engine say
+LAW_SHARE = 0.8  # of what the law says that a pool does, where less was measured
+FOREIGN_AT_LEAST = 3  # calls beyond the ledger's, below which the reports are just late
+_REFERENCE = "mi355x"
+
+
+@dataclass(slots=True)
+class _Foreign:
+    """Calls on a replica that the ledger does not know, by the last report and the one before."""
+
+    last: int = 0
+    both: int = 0
+
+
+@dataclass(slots=True)
+class PoolState:
+    """All that one gateway holds of one model."""
+
+    model: str
+    reference: StepLaw
+    mix: Mix
+    prospects: tuple[Prospect, ...] = ()
+    does_per_s: Mapping[str, float] = field(default_factory=dict)
+    kept_for: Mapping[str, str] = field(default_factory=dict)
+    demand: dict[str, Demand] = field(default_factory=dict)
+    paces: dict[tuple[str, str], Pace] = field(default_factory=dict)
+    margins: dict[str, Margin] = field(default_factory=dict)
+    outliers: Outliers = field(default_factory=Outliers)
+    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
+    foreign: dict[str, _Foreign] = field(default_factory=dict)
+    loads: dict[str, Load] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str) -> "PoolState":
+        """Begin with what is known of the model."""
+        known = profile(model, _REFERENCE)
+        return cls(model, known.law, known.mix)
+
+    def work_s(self, size: Size) -> float:
+        """Give a call's token work in the unit of this pool: seconds of its reference law."""
+        return work_s(self.reference, Mix(size.prompt_tokens, size.output_tokens, 1.5))
+
+    def margin(self, class_name: str) -> Margin:
+        """Give what this class's TTFT predictions must leave."""
+        return self.margins.setdefault(class_name, Margin())
+
+    def pace(self, replica_id: str, class_name: str) -> Pace:
+        """Give what a replica's TPOTs have taught for a class."""
+        return self.paces.setdefault((replica_id, class_name), Pace())
+
+
+def limit_of(standing: Standing) -> int:
+    """Say how many calls an engine takes at once: configured, else reported, else a guess."""
+    if standing.replica.max_running:
+        return standing.replica.max_running
+    if standing.load is not None and standing.load.max_running:
+        return standing.load.max_running
+    return UNSTATED_LIMIT
+
+
+class Pools:
+    """The state of every model's pool.
+
+    `promises` False leaves each replica open up to its engine's own limit, for policies that know
+    no promises.
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, Class],
+        outstanding: Callable[[str], Cost],
+        rtt_s: Mapping[str, float],
+        *,
+        promises: bool = True,
+    ) -> None:
+        self._classes = classes
+        self._outstanding = outstanding
+        self._rtt_s = rtt_s
+        self._promises = promises
+        self.law = LiveLaw()
+        self._states: dict[str, PoolState] = {}
+
+    def state(self, model: str) -> PoolState:
+        """Give the state of a model's pool."""
+        found = self._states.get(model)
+        if found is None:
+            found = self._states[model] = PoolState.of(model)
+        return found
+
+    def look(self, pool: Pool, mix: Mix | None, *, now: float) -> PoolState:
+        """Learn from the pool's newest reports and make its prospects; `now` in Unix seconds."""
+        state = self.state(pool.model)
+        state.mix = mix or state.mix
+        for standing in pool.standings:
+            if standing.load is not None:
+                self._report(state, standing, standing.load)
+        ids = {s.replica.id for s in pool.standings}
+        state.outliers.keep_only(ids)
+        for gone in [key for key in state.paces if key[0] not in ids]:
+            del state.paces[gone]
+        speeds = {s.replica.id: self.law.speed(s.replica) for s in pool.routable}
+        self._keep(state, pool, speeds, now)
+        state.prospects = tuple(
+            self._prospect(state, s, speeds[s.replica.id]) for s in pool.routable
+        )
+        state.does_per_s = {
+            name: sum(self._does_per_s(state, speed, name) for speed in speeds.values())
+            for name in self._classes
+        }
+        return state
+
+    def keep_only(self, ids: set[str]) -> None:
+        """Forget the laws of replicas that are gone."""
+        self.law.keep_only(ids)
+
+    def _report(self, state: PoolState, standing: Standing, load: Load) -> None:
+        replica_id = standing.replica.id
+        if state.loads.get(replica_id) is load:
+            return
+        state.loads[replica_id] = load
+        self.law.report(standing.replica, load)
+        state.prefixes.progress(replica_id, load.prefill_uncached_tokens, load.max_total_tokens)
+        foreign = state.foreign.setdefault(replica_id, _Foreign())
+        ours = self._outstanding(replica_id).sequences
+        beyond = load.running + load.waiting - ours
+        beyond = beyond if beyond >= max(FOREIGN_AT_LEAST, ours // 4) else 0
+        foreign.both, foreign.last = min(foreign.last, beyond), beyond
+
+    def _does_per_s(self, state: PoolState, speed: Speed, class_name: str) -> float:
+        """Give the reference work that a replica does in a second within a class's TPOT."""
+        tpot_s = self._classes[class_name].targets(state.model).tpot_s
+        return work_s(state.reference, state.mix) / busy_s(speed.law, state.mix, tpot_s)
+
+    def _keep(self, state: PoolState, pool: Pool, speeds: Mapping[str, Speed], now: float) -> None:
+        """Say for which class each replica is kept."""
+        alive = [n for n, d in state.demand.items() if n in self._classes and d.is_alive(now)]
+        alive.sort(key=lambda n: self._classes[n].targets(state.model).tpot_s or inf)
+        ids = sorted(speeds, key=lambda r: (self._outstanding(r).sequences, r))
+        if not ids:
+            state.kept_for = {}
+            return
+        each = {
+            n: sum(self._does_per_s(state, s, n) for s in speeds.values()) / len(ids) for n in alive
+        }
+        demand = {n: state.demand[n].now(now) for n in alive}
+        state.kept_for = levels(alive, demand, each, ids, state.kept_for)
+
+    def _prospect(self, state: PoolState, standing: Standing, speed: Speed) -> Prospect:
+        replica, load = standing.replica, standing.load
+        foreign = state.foreign.get(replica.id, _Foreign()).both
+        tightest = state.kept_for.get(replica.id)
+        tpot_s = None if tightest is None else self._classes[tightest].targets(state.model).tpot_s
+        return Prospect(
+            replica=replica,
+            speed=speed,
+            rtt_s=self._rtt_s.get(replica.site, 0.0),
+            call_s=busy_s(speed.law, state.mix, tpot_s),
+            bounds=self._bounds(state, standing, speed, foreign),
+            foreign_running=foreign,
+            foreign_prefill_tokens=load.waiting_uncached_tokens if load and foreign else 0,
+            load_at=None if load is None else load.seen_at,
+        )
+
+    def _bounds(
+        self, state: PoolState, standing: Standing, speed: Speed, foreign: int
+    ) -> Mapping[str, Candidate]:
+        replica_id, most = standing.replica.id, limit_of(standing)
+        if not self._promises:
+            return {name: Candidate(replica_id, most) for name in self._classes}
+        load = standing.load
+        kv = int(KV_FILL * load.max_total_tokens) if load and load.max_total_tokens else None
+        own: dict[str, Candidate] = {}
+        for name, each in self._classes.items():
+            targets = each.targets(state.model)
+            pace = state.paces.get((replica_id, name))
+            count = slots(
+                speed, state.mix, targets,
+                most_running=most, pace=1.0 if pace is None else pace.factor,
+            )  # fmt: skip
+            room = max(count - foreign, 1)
+            own[name] = Candidate(replica_id, room, kv, prefill_bound(speed, targets))
+        kept_for = state.kept_for.get(replica_id)
+        return own if kept_for is None else {n: _within(c, own[kept_for]) for n, c in own.items()}
+
+
+def _within(own: Candidate, kept: Candidate) -> Candidate:
+    """Give a class's bounds on a replica that is kept for another one."""
+    prefill = min(own.prefill_tokens or 0, kept.prefill_tokens or 0)
+    return Candidate(
+        own.replica_id, min(own.sequences, kept.sequences), own.kv_tokens, prefill or None
+    )

@@ -1,0 +1,170 @@
+"""The ledger that all gateways share, in Redis or Valkey.
+
+A desk per model speaks with the store (`desk.py`, `exchange.py`, `lua/ledger.lua`); here is what
+they have in common: who this gateway is, the ear for slots that other gateways hand over, and the
+round that shows that this gateway lives, tidies up after dead ones, and looks for a lost store.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from backends.clock import Clock, SystemClock
+from gateway.queue.desk import ANSWER_S, Desk
+from gateway.queue.exchange import GRANTS, Exchange
+from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
+from gateway.queue.order import STARVATION_S
+from gateway.scripts import Script
+
+ROUND_S = 1.0
+RETRY_S = 0.5
+
+
+class RedisLedger:
+    """Slots and waiting calls in the store. `run` must run beside it; `aclose` ends its part.
+
+    A slot that another gateway frees comes within a round trip, within `ROUND_S` where the message
+    is lost. What a dead gateway held comes free within about `desk.EXPIRY_S` + `ROUND_S`.
+    """
+
+    def __init__(
+        self, redis: Redis, clock: Clock | None = None, *, starvation_s: float = STARVATION_S
+    ) -> None:
+        self.gateway = secrets.token_hex(4)
+        self._redis = redis
+        self._clock = clock or SystemClock()
+        self._starvation_s = starvation_s
+        self._script = Script("gateway.queue", "ledger.lua")
+        self._desks: dict[str, Desk] = {}
+        self._desk_of: dict[str, Desk] = {}
+        self._numbers = itertools.count(1)
+
+    async def acquire(self, ask: Ask, *, within_s: float) -> Slot:
+        """Take a slot on the first candidate with room, else wait."""
+        desk = self._desk(ask.model)
+        for candidate in ask.candidates:
+            self._desk_of[candidate.replica_id] = desk
+        return await desk.acquire(ask, within_s)
+
+    def first_token(self, slot: Slot) -> None:
+        """Note that a call's first token is there."""
+        self._desk(slot.model).first_token(slot)
+
+    def release(self, slot: Slot) -> None:
+        """Give a slot back."""
+        self._desk(slot.model).release(slot)
+
+    def offer(
+        self, model: str, candidates: tuple[Candidate, ...], *, rank: int | None = None
+    ) -> None:
+        """Tell which replicas of a model may be used now."""
+        desk = self._desk(model)
+        for candidate in candidates:
+            self._desk_of[candidate.replica_id] = desk
+        desk.offer(candidates, rank)
+
+    def running(self, replica_id: str) -> int:
+        """How many sequences run on a replica."""
+        return self.outstanding(replica_id).sequences
+
+    def outstanding(self, replica_id: str) -> Cost:
+        """What the calls on a replica hold of it."""
+        desk = self._desk_of.get(replica_id)
+        return Cost(0) if desk is None else desk.outstanding(replica_id)
+
+    def waiting(self, model: str) -> int:
+        """How many calls wait for a model."""
+        return self._desk(model).waiting
+
+    def backlog(self, model: str) -> Mapping[int, Backlog]:
+        """Who waits for a model, by rank."""
+        return self._desk(model).backlog()
+
+    def drain_per_s(self, model: str) -> float:
+        """Slots of a model that came free per second in the last ten seconds."""
+        return self._desk(model).drain.per_s(self._clock.now())[0]
+
+    def work_per_s(self, model: str) -> float:
+        """Token work of a model that ended per second in the last ten seconds."""
+        return self._desk(model).drain.per_s(self._clock.now())[1]
+
+    @property
+    def held(self) -> int:
+        """How many slots this gateway holds."""
+        return sum(desk.held for desk in self._desks.values())
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways live, this one included, as far as is known."""
+        return max((desk.gateways for desk in self._desks.values()), default=1)
+
+    @property
+    def away(self) -> bool:
+        """Whether the store does not answer, so that this gateway goes by its own book."""
+        return any(desk.away for desk in self._desks.values())
+
+    async def run(self) -> None:
+        """Listen, tidy up and look for the store, for ever; cancel to end."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(), name="ledger's ear")
+            tasks.create_task(self._rounds(), name="ledger's round")
+
+    async def aclose(self) -> None:
+        """Give everything back; calls that wait are cancelled."""
+        for desk in self._desks.values():
+            await desk.quit()
+
+    def _desk(self, model: str) -> Desk:
+        desk = self._desks.get(model)
+        if desk is None:
+            desk = self._desks[model] = Desk(
+                model,
+                Exchange(self._redis, self._script, self.gateway, model),
+                now=self._clock.now,
+                lease_ids=lambda: f"{self.gateway}:{next(self._numbers)}",
+                gateway=self.gateway,
+                starvation_s=self._starvation_s,
+            )
+        return desk
+
+    async def _rounds(self) -> None:
+        sweep_at = 0.0
+        while True:
+            if self.away and await self._answers():
+                for desk in self._desks.values():
+                    desk.come_back()
+            if self._clock.monotonic() >= sweep_at:
+                sweep_at = self._clock.monotonic() + ROUND_S
+                for desk in self._desks.values():
+                    desk.sweep()
+            await self._clock.sleep(RETRY_S)
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as ear:
+                    await ear.subscribe(f"{GRANTS}{self.gateway}")
+                    async for message in ear.listen():
+                        if message["type"] == "message":
+                            self._deliver(message["data"])
+            except (RedisError, OSError):
+                await self._clock.sleep(RETRY_S)  # meanwhile the rounds bring what is handed over
+
+    def _deliver(self, data: bytes) -> None:
+        words = data.decode().split("\n")
+        for lease_id, replica_id in zip(words[::2], words[1::2], strict=True):
+            desk = self._desk_of.get(replica_id)
+            if desk is not None:
+                desk.deliver(lease_id, replica_id)

@@ -1,0 +1,84 @@
+"""What does a decision know of one replica, and how far may it be filled for a class? Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from backends.capacity import STEP_MARGIN, Mix, StepLaw, work_s
+from backends.fleet import Replica
+from backends.slo import Targets
+from gateway.law import Speed
+from gateway.queue.ledger import Candidate
+
+KV_FILL = 0.95  # of the KV cache, above which engines begin to retract
+TTFT_FOR_AHEAD = 0.5  # of the TTFT limit that prompts in flight on one replica may take together
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """One routable replica at one instant.
+
+    `bounds` are by class name; `foreign_*` is what runs there beyond the ledger's slots (callers
+    that go round us); `call_s` is the seconds that a mean call keeps it busy at the pace that its
+    tightest class allows, the unit of work ahead; `load_at` (Unix seconds) is when its load was
+    last seen, None where never.
+    """
+
+    replica: Replica
+    speed: Speed
+    rtt_s: float
+    call_s: float
+    bounds: Mapping[str, Candidate] = field(default_factory=dict)
+    foreign_running: int = 0
+    foreign_kv_tokens: int = 0
+    foreign_prefill_tokens: int = 0
+    load_at: float | None = None
+
+
+def slots(
+    speed: Speed,
+    mix: Mix,
+    targets: Targets,
+    *,
+    most_running: int,
+    pace: float = 1.0,
+) -> int:
+    """Say how many calls of a mix may run at once within a TPOT limit; at least one.
+
+    Formula: `(tau - c0) / (c_tok + prefill*in/out + c_kv*resident)`, with tau = 0.85 of the limit
+    times `pace` (what measured TPOT has taught, 1 to begin with). Never above `most_running`, nor
+    above what the law is trusted for.
+    """
+    most = min(most_running, int(speed.trusted_running))
+    if targets.tpot_s is None:
+        return max(1, min(most_running, 4 * most))
+    law = speed.law
+    tau_s = STEP_MARGIN * targets.tpot_s * pace
+    return max(1, min(most, int((tau_s - law.c0_s) / per_sequence_s(speed, mix))))
+
+
+def per_sequence_s(speed: Speed, mix: Mix) -> float:
+    """Give the seconds that each running call of a mix adds to a step, its prefill included."""
+    law = speed.law
+    prefill_s = speed.prefill_token_s * mix.input_tokens / mix.output_tokens
+    return law.c_tok_s + prefill_s + law.c_kv_s * mix.resident_tokens
+
+
+def prefill_bound(speed: Speed, targets: Targets) -> int:
+    """Say how many prompt tokens may be in flight on a replica for a class.
+
+    Half of the TTFT limit's time at the replica's prefill rate, less a step and a half, and no more
+    than two chunks: what lies in an engine can no longer be re-ordered. At least one token, which
+    lets one prompt of any length in at a time.
+    """
+    most = 2 * speed.chunk_tokens
+    if targets.ttft_s is None:
+        return speed.chunk_tokens
+    step_s = speed.law.c0_s if targets.tpot_s is None else STEP_MARGIN * targets.tpot_s
+    time_s = TTFT_FOR_AHEAD * targets.ttft_s - 1.5 * min(step_s, 0.1 * targets.ttft_s)
+    return max(1, min(most, int(time_s / speed.prefill_token_s)))
+
+
+def busy_s(law: StepLaw, mix: Mix, tpot_s: float | None) -> float:
+    """Give how long a mean call keeps a replica busy: its work over the share left for work."""
+    share = 1.0 if tpot_s is None else max(0.1, 1.0 - law.c0_s / (STEP_MARGIN * tpot_s))
+    return work_s(law, mix) / share

@@ -1,0 +1,155 @@
+"""Which replicas may serve this call, in which order, and what would each do? Read this first here.
+
+filters -> predictions -> scores -> pick. Everything is pure: what is known comes in a `Question`.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+
+from backends.capacity import Mix
+from backends.slo import Targets
+from gateway.estimates import Size
+from gateway.queue.ledger import Candidate, Cost
+from gateway.routing.filters import near_enough, not_outliers, not_tried
+from gateway.routing.picker import STALE_S, sample
+from gateway.routing.predictions import Prediction, predict
+from gateway.routing.prospects import Prospect
+from gateway.routing.scorers import fullest_first, seconds
+
+TPOT_FILL = 0.95  # of the TPOT limit that a prediction may reach
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One call, as routing sees it.
+
+    `within_s` is the time until the first token is due, less what predictions are usually wrong by;
+    `cached` the share of the prompt that each replica probably holds; `held` what the ledger has
+    given out on a replica.
+    """
+
+    class_name: str
+    targets: Targets
+    size: Size
+    mix: Mix
+    within_s: float
+    held: Callable[[str], Cost]
+    cached: Mapping[str, float] = field(default_factory=dict)
+    tried: Collection[str] = ()
+    ejected: Collection[str] = ()
+    shrinking: bool = False
+    now: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One replica that was looked at; `holds`: it has room, and both predictions are in limits."""
+
+    prospect: Prospect
+    prediction: Prediction
+    score_s: float
+    has_room: bool
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The answer to a question.
+
+    `candidates` are in order of preference and all that may be used; `scored` those that were
+    looked at, in the same order. `never` are replicas of the model that this call must not get.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    scored: tuple[Scored, ...] = ()
+    never: frozenset[str] = frozenset()
+
+    @property
+    def best(self) -> Scored | None:
+        """The first choice."""
+        return self.scored[0] if self.scored else None
+
+
+def candidates(prospects: Sequence[Prospect], question: Question, dice: Random) -> Choice:
+    """Choose: score in seconds among replicas where both predictions hold, then all others.
+
+    Above 32 replicas, or on stale loads, a random few are scored; the rest follow in the order
+    given, so that a call that waits takes whatever comes free. Replicas that would be too late even
+    with nothing ahead of the call are never used, unless all would.
+    """
+    usable = not_tried(prospects, question.tried)
+    usable = not_outliers(near_enough(usable, question.targets), question.ejected)
+    reachable = [p for p in usable if _in_time(p, question)] or usable
+    looked_at = sample(reachable, dice, stale=_is_stale(reachable, question.now))
+    scored = sorted((_scored(p, question) for p in looked_at), key=_order)
+    offered = [s.prospect.bounds[question.class_name] for s in scored]
+    if len(scored) < len(reachable):
+        seen = {s.prospect.replica.id for s in scored}
+        name = question.class_name
+        offered += [p.bounds[name] for p in reachable if p.replica.id not in seen]
+    never: frozenset[str] = frozenset()
+    if len(reachable) < len(prospects):
+        kept = {p.replica.id for p in reachable}
+        never = frozenset(p.replica.id for p in prospects if p.replica.id not in kept)
+    return Choice(tuple(offered), tuple(scored), never)
+
+
+def is_reachable(choice: Choice, question: Question) -> bool:
+    """Say whether the first choice could keep the limits if it were idle."""
+    return choice.best is not None and _reachable(choice.best.prospect, question)
+
+
+def _scored(prospect: Prospect, question: Question) -> Scored:
+    replica_id = prospect.replica.id
+    held = question.held(replica_id)
+    size = question.size
+    cached_tokens = question.cached.get(replica_id, 0.0) * size.prompt_tokens
+    prediction = predict(prospect, held, size, question.mix, cached_tokens=cached_tokens)
+    bound = prospect.bounds[question.class_name]
+    missing = size.prompt_tokens - cached_tokens
+    has_room = held.sequences < bound.sequences and (
+        bound.prefill_tokens is None
+        or prediction.ahead_tokens == 0
+        or prediction.ahead_tokens + missing <= bound.prefill_tokens
+    )
+    limit_s = question.targets.tpot_s
+    in_limits = prediction.ttft_s <= question.within_s and (
+        limit_s is None or prediction.tpot_s <= TPOT_FILL * limit_s
+    )
+    score_s = seconds(prospect, prediction, size.prompt_tokens)
+    if question.shrinking:
+        score_s = fullest_first(score_s)
+    return Scored(prospect, prediction, score_s, has_room, has_room and in_limits)
+
+
+def _order(scored: Scored) -> tuple[bool, bool, float, str]:
+    return not scored.holds, not scored.has_room, scored.score_s, scored.prospect.replica.id
+
+
+def _reachable(prospect: Prospect, question: Question) -> bool:
+    """Whether an idle replica would keep the call's limits."""
+    speed, targets = prospect.speed, question.targets
+    law = speed.law
+    if targets.tpot_s is not None and law.c0_s + law.c_tok_s > targets.tpot_s:
+        return False
+    ttft_s = inf if targets.ttft_s is None else targets.ttft_s
+    cached = question.cached.get(prospect.replica.id, 0.0)
+    missing = question.size.prompt_tokens * (1.0 - cached)
+    return prospect.rtt_s + law.c0_s + speed.prefill_token_s * missing <= ttft_s
+
+
+def _in_time(prospect: Prospect, question: Question) -> bool:
+    """Whether a replica could keep them from now on, had it nothing else to prefill."""
+    speed, limit_s = prospect.speed, question.targets.tpot_s
+    if limit_s is not None and speed.law.c0_s + speed.law.c_tok_s > limit_s:
+        return False
+    missing = question.size.prompt_tokens * (1.0 - question.cached.get(prospect.replica.id, 0.0))
+    step_s = speed.law.c0_s + speed.prefill_token_s * missing
+    return prospect.rtt_s + step_s <= question.within_s
+
+
+def _is_stale(prospects: Sequence[Prospect], now: float) -> bool:
+    oldest = min((p.load_at or 0.0 for p in prospects), default=now)
+    return now - oldest > STALE_S

@@ -1,0 +1,33 @@
+"""How does a Lua script run in the store?
+
+By its digest; the store is sent the text when it does not have it, the first time or after a
+restart. The scripts lie beside the modules that use them and need nothing newer than Redis 7.0.
+"""
+
+import hashlib
+from collections.abc import Awaitable
+from importlib.resources import files
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+
+class Script:
+    """A script of one package, read when it is made."""
+
+    def __init__(self, package: str, name: str) -> None:
+        self.text = (files(package) / "lua" / name).read_text()
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, redis: Redis, keys: list[str], arguments: list[Any]) -> Any:
+        """Run it. Raises redis.RedisError; a script that must not run twice has to see to it."""
+        try:
+            return await _answer(redis.evalsha(self.digest, len(keys), *keys, *arguments))
+        except NoScriptError:
+            return await _answer(redis.eval(self.text, len(keys), *keys, *arguments))
+
+
+async def _answer(reply: Awaitable[Any] | Any) -> Any:
+    """Wait for a reply: redis-py types its commands for its blocking client, too."""
+    return await cast(Awaitable[Any], reply)

@@ -1,0 +1,362 @@
+"""Where does a call go, and may it start? What is known, put to the pure deciders and kept up.
+
+One per gateway process, in front of the ledger: `plan` sizes a call up, `choose` asks routing,
+`outlook` says what admission wants to know, and the rest takes in how it went.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf
+from random import Random
+from zlib import crc32
+
+from backends.clock import Clock
+from backends.registry import Registry
+from backends.slo import Class, Targets
+from gateway.admission import Outlook
+from gateway.call import Call, Operation, Receipt
+from gateway.estimates import Estimates, Size
+from gateway.levels import Demand
+from gateway.pools import LAW_SHARE, Pools, PoolState
+from gateway.queue.ledger import Ask, Candidate, Cost, Ledger, Slot
+from gateway.returns import Returns
+from gateway.routing.policies import policy
+from gateway.routing.predictions import Prediction, predict
+from gateway.routing.prefixes import block_keys
+from gateway.routing.router import Choice, Question, is_reachable
+
+LOOK_EVERY_S = 0.5
+HASTE_S = 3600.0  # who returns when told comes before who is new, in the order of deadlines
+GENERATES = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One call sized up; instants are monotonic, `first_token_by` infinite without a TTFT.
+
+    `returns`: it was refused before and has come back when it was told to.
+    """
+
+    call: Call
+    klass: Class
+    targets: Targets
+    size: Size
+    work_s: float
+    first_token_by: float
+    keys: tuple[int, ...] = ()
+    returns: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A call's place: its slot, and what the replica was predicted to do from then on."""
+
+    plan: Plan
+    slot: Slot
+    prediction: Prediction | None
+    granted: float
+    margin_s: float = 0.0
+
+    @property
+    def is_in_time(self) -> bool:
+        """Whether the first token can still come in time, as predicted."""
+        if self.prediction is None:
+            return True
+        ready = self.granted + self.prediction.ttft_s + 0.5 * self.margin_s
+        return ready <= self.plan.first_token_by
+
+
+class Steering:
+    """Everything that decides, and what it has learnt."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        ledger: Ledger,
+        clock: Clock,
+        classes: Mapping[str, Class],
+        policy_name: str = "promised",
+        rtt_s: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        most_waiting: int = 4096,
+        dice: Random | None = None,
+    ) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._clock = clock
+        self._classes = classes
+        self._promises = policy_name == "promised"
+        self._policy = policy(policy_name, dice or Random())
+        self._weights = weights or {}
+        self._most_waiting = most_waiting
+        self.estimates = Estimates()
+        self.pools = Pools(classes, ledger.outstanding, rtt_s or {}, promises=self._promises)
+        self._returns: dict[str, Returns] = {}
+        self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
+        self.shrinking: frozenset[str] = frozenset()  # models whose pools are to lose replicas
+
+    async def run(self) -> None:
+        """Look at the pools twice a second, for ever."""
+        while True:
+            self.look()
+            await self._clock.sleep(LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Learn what is new of every pool, and tell the ledger what may be used."""
+        now = self._clock.now()
+        fleet = self._registry.fleet
+        for model, pool in fleet.pools.items():
+            state = self.pools.look(pool, self.estimates.mix(model), now=now)
+            self._offer(model, state)
+        ids = {s.replica.id for pool in fleet.pools.values() for s in pool.standings}
+        self.pools.keep_only(ids)
+
+    def plan(self, call: Call, class_name: str | None = None) -> Plan:
+        """Size a call up, under its own class or another one."""
+        klass = self._classes[class_name or call.class_name]
+        generates = call.operation in GENERATES
+        targets = Targets()
+        if generates and self._promises:
+            targets = klass.targets(call.model)
+            if call.hint is not None and class_name is None:
+                targets = call.hint
+        size = self._size(call) if generates else Size(len(call.body.raw) / 4, 1.0)
+        state = self.pools.state(call.model)
+        work = state.work_s(size)
+        now = self._clock.monotonic()
+        state.demand.setdefault(klass.name, Demand()).ask(work, self._clock.now())
+        keys = block_keys(call.body.raw) if generates else ()
+        returns = self._returns.get(call.model)
+        back = returns is not None and bool(returns.due) and returns.claim(_name(call), now)
+        due = inf if targets.ttft_s is None else call.arrived + targets.ttft_s
+        return Plan(call, klass, targets, size, work, due, keys, back)
+
+    def choose(self, plan: Plan, tried: frozenset[str]) -> tuple[Choice, Question]:
+        """Ask routing for the candidates."""
+        call = plan.call
+        state = self.pools.state(call.model)
+        if not state.prospects:
+            self._look_again(call.model)
+        question = self._question(plan, state, tried)
+        return self._policy(state.prospects, question), question
+
+    def outlook(self, plan: Plan, choice: Choice, question: Question) -> Outlook:
+        """Say what admission looks at."""
+        model = plan.call.model
+        state = self.pools.state(model)
+        best, now = choice.best, self._clock.monotonic()
+        ahead_s, waiting = 0.0, 0
+        for rank, backlog in self._ledger.backlog(model).items():
+            waiting += backlog.calls
+            if rank <= plan.klass.rank and not plan.returns:
+                ahead_s += backlog.work_s
+        slack_s = inf if best is None else question.within_s - best.prediction.ttft_s
+        promised_s = 0.0
+        returns = self._returns.get(model)
+        if returns is not None and returns.due and not plan.returns:
+            promised_s = returns.work_until(now + min(max(slack_s, 0.0), 10.0), now)
+        return Outlook(
+            slack_s=slack_s,
+            has_room=best is None or best.has_room,
+            ahead_s=ahead_s,
+            own_s=plan.work_s,
+            does_per_s=self._does_per_s(plan, state),
+            waiting=waiting,
+            most_waiting=self._most_waiting,
+            patience_s=plan.klass.patience_s,
+            reachable=best is None or is_reachable(choice, question),
+            idle=best is not None and best.prediction.running == 0 and not waiting,
+            sure=best is not None and best.prospect.speed.at > 0.0,
+            promised_s=promised_s,
+        )
+
+    def ask(self, plan: Plan, choice: Choice, tried: frozenset[str]) -> Ask:
+        """Word what is asked of the ledger."""
+        call, size = plan.call, plan.size
+        due = min(plan.first_token_by - call.arrived, plan.klass.patience_s)
+        return Ask(
+            call_id=call.key,
+            model=call.model,
+            candidates=choice.candidates,
+            rank=plan.klass.rank,
+            first_token_by=call.arrived_at + due - (HASTE_S if plan.returns else 0.0),
+            tenant=call.principal.tenant,
+            weight=self._weights.get(call.principal.tenant, 1.0),
+            work_s=plan.work_s,
+            cost=Cost(1, int(size.prompt_tokens + size.output_tokens / 2), int(size.prompt_tokens)),
+            excluded=choice.never | tried,
+        )
+
+    def placed(self, plan: Plan, slot: Slot, question: Question) -> Placed:
+        """Take in that a call has a slot."""
+        state = self.pools.state(plan.call.model)
+        now = self._clock.monotonic()
+        if plan.keys:
+            state.prefixes.sent(slot.replica_id, plan.keys)
+        if not self._promises or plan.call.operation not in GENERATES:
+            return Placed(plan, slot, None, now)
+        prospect = next((p for p in state.prospects if p.replica.id == slot.replica_id), None)
+        if prospect is None:
+            return Placed(plan, slot, None, now)
+        held = self._ledger.outstanding(slot.replica_id)
+        before = Cost(
+            max(held.sequences - 1, 0),
+            max(held.kv_tokens - slot.cost.kv_tokens, 0),
+            max(held.prefill_tokens - slot.cost.prefill_tokens, 0),
+        )
+        cached = question.cached.get(slot.replica_id, 0.0) * plan.size.prompt_tokens
+        prediction = predict(prospect, before, plan.size, state.mix, cached_tokens=cached)
+        margin_s = 0.0
+        if plan.targets.ttft_s is not None:
+            margin_s = state.margin(plan.klass.name).within(plan.targets.ttft_s)
+        return Placed(plan, slot, prediction, now, margin_s)
+
+    @contextmanager
+    def awaiting(self, placed: Placed, receipt: Receipt) -> Iterator[None]:
+        """Cover an attempt: hears its first token, and how it went.
+
+        A unary answer tells nothing of its first token, so its prompt is taken to be done when it
+        should be, twice over.
+        """
+        timer: asyncio.TimerHandle | None = None
+        if placed.plan.call.stream:
+            receipt.on_first_byte = lambda: self.first_token(placed)
+        elif placed.prediction is not None:
+            loop = asyncio.get_running_loop()
+            expected_s = 2.0 * placed.prediction.ttft_s
+            timer = loop.call_later(expected_s, self._ledger.first_token, placed.slot)
+        try:
+            yield
+            self.ended(placed, receipt)
+        finally:
+            receipt.on_first_byte = None
+            if timer is not None:
+                timer.cancel()
+
+    def first_token(self, placed: Placed) -> None:
+        """Take in that the first token is there."""
+        self._ledger.first_token(placed.slot)
+        plan, prediction = placed.plan, placed.prediction
+        if prediction is None or not plan.call.stream:
+            return
+        now = self._clock.monotonic()
+        took_s = now - placed.granted
+        state = self.pools.state(plan.call.model)
+        if plan.targets.ttft_s is not None:
+            late_s = took_s - prediction.ttft_s
+            state.margin(plan.klass.name).observe(late_s, plan.targets.ttft_s)
+        # Against a floor, below which a ratio says more of this process than of the replica.
+        ratio = took_s / max(prediction.ttft_s, 0.05)
+        state.outliers.observe(placed.slot.replica_id, ratio, now)
+
+    def ended(self, placed: Placed, receipt: Receipt) -> None:
+        """Take in how a call went that had a slot to its end."""
+        plan, usage = placed.plan, receipt.usage
+        call = plan.call
+        if usage is None or call.operation not in GENERATES:
+            return
+        state = self.pools.state(call.model)
+        self.estimates.learn(call.principal.tenant, call.model, len(call.body.raw), usage)
+        if placed.prediction is not None:
+            state.prefixes.learn(placed.prediction.cached_tokens, usage.cached_tokens)
+        tpot_s = receipt.tpot_s
+        standing = self._registry.fleet.standing(placed.slot.replica_id)
+        if tpot_s is None or standing is None or usage.completion_tokens < 8:
+            return
+        if plan.targets.tpot_s is not None:
+            pace = state.pace(placed.slot.replica_id, plan.klass.name)
+            pace.observe(tpot_s, plan.targets.tpot_s, self._clock.monotonic())
+        held = self._ledger.outstanding(placed.slot.replica_id)
+        self.pools.law.timed(
+            standing.replica, tpot_s,
+            running=max(held.sequences, 1), kv_tokens=held.kv_tokens, now=self._clock.now(),
+        )  # fmt: skip
+
+    def return_after(self, plan: Plan, outlook: Outlook, retry_after_s: float) -> float:
+        """Promise a refused call a time to come back; give it in seconds from now."""
+        if not self._promises:
+            return retry_after_s
+        now = self._clock.monotonic()
+        book = self._returns.setdefault(plan.call.model, Returns())
+        at = book.promise(
+            _name(plan.call), plan.work_s, outlook.does_per_s, now + retry_after_s, now
+        )
+        return at - now
+
+    def _does_per_s(self, plan: Plan, state: PoolState) -> float:
+        """Give the work that the pool does in a second for a class and those that follow it.
+
+        What was measured lately or, if that is more, most of what the law says; less what classes
+        that go first ask for. A fiftieth is always left: the ledger starves no class.
+        """
+        whole = max(
+            self._ledger.work_per_s(state.model),
+            LAW_SHARE * state.does_per_s.get(plan.klass.name, 0.0),
+        )
+        now = self._clock.now()
+        first = sum(
+            demand.now(now)
+            for name, demand in state.demand.items()
+            if self._classes[name].rank < plan.klass.rank
+        )
+        return max(whole - first, 0.02 * whole)
+
+    def _question(self, plan: Plan, state: PoolState, tried: frozenset[str]) -> Question:
+        now = self._clock.monotonic()
+        within_s = inf
+        if plan.targets.ttft_s is not None:
+            margin_s = state.margin(plan.klass.name).within(plan.targets.ttft_s)
+            within_s = plan.first_token_by - now - margin_s
+        return Question(
+            class_name=plan.klass.name,
+            targets=plan.targets,
+            size=plan.size,
+            mix=state.mix,
+            within_s=within_s,
+            held=self._ledger.outstanding,
+            cached=state.prefixes.matched(plan.keys) if plan.keys else {},
+            tried=tried,
+            ejected=state.outliers.ejected(now),
+            shrinking=plan.call.model in self.shrinking,
+            now=self._clock.now(),
+        )
+
+    def _size(self, call: Call) -> Size:
+        limit = call.attributes.get("gen_ai.request.max_tokens")
+        count = call.attributes.get("gen_ai.request.choice.count", 1)
+        size = self.estimates.size(
+            call.principal.tenant,
+            call.model,
+            len(call.body.raw),
+            limit if isinstance(limit, int) else None,
+        )
+        if isinstance(count, int) and count > 1:
+            return replace(size, output_tokens=size.output_tokens * count)
+        return size
+
+    def _look_again(self, model: str) -> None:
+        pool = self._registry.fleet.pool(model)
+        if pool.routable:
+            state = self.pools.look(pool, self.estimates.mix(model), now=self._clock.now())
+            self._offer(model, state)
+
+    def _offer(self, model: str, state: PoolState) -> None:
+        """Tell the ledger the bounds that have changed."""
+        loosest = max(self._classes.values(), key=lambda c: c.rank)
+        for name in (loosest.name, *self._classes):
+            bounds = tuple(p.bounds[name] for p in state.prospects)
+            is_all = name == loosest.name
+            key = (model, "" if is_all else name)
+            if self._offered.get(key) == bounds:
+                continue
+            self._offered[key] = bounds
+            rank = None if is_all else self._classes[name].rank
+            self._ledger.offer(model, bounds, rank=rank)
+
+
+def _name(call: Call) -> int:
+    """Name what is asked, and by whom, so that it is known again when it comes back."""
+    return crc32(call.body.raw) ^ hash((call.principal.key_id, call.model, len(call.body.raw)))

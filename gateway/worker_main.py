@@ -1,0 +1,83 @@
+"""What is one worker process made of, how does it begin and how does it leave?"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aiohttp
+
+from backends.store import connect
+from gateway.app import services_for
+from gateway.jobs.model import Claim, JobKind
+from gateway.services import Services
+from gateway.settings import Settings
+from gateway.telemetry import set_up_logs
+from gateway.worker import Worker, new_name
+from gateway.worker_batch import BatchRunner
+from gateway.worker_probes import probes
+from gateway.worker_video import VideoRunner
+
+
+@asynccontextmanager
+async def worker_for(services: Services, *, name: str | None = None) -> AsyncIterator[Worker]:
+    """Build a worker on the services of this process."""
+    settings = services.settings
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    ) as session:
+        videos = VideoRunner(
+            services.registry,
+            services.artifacts,
+            session,
+            services.clock,
+            classes=ranked(services),
+            restart_cost_s=settings.jobs.restart_cost_s,
+        )
+        batches = BatchRunner(
+            services,
+            at_most=settings.jobs.batches_per_worker,
+            rows_in_flight=settings.jobs.rows_in_flight,
+            most_rows=settings.jobs.rows,
+        )
+
+        async def learn(claim: Claim, took_s: float) -> None:
+            if claim.job.kind is JobKind.VIDEO:
+                now = services.clock.now()
+                await services.outlook.learn(claim.job, service_s=took_s, ended_at=now)
+
+        yield Worker(
+            services.jobs,
+            {JobKind.VIDEO: videos, JobKind.BATCH: batches},
+            services.clock,
+            learn=learn,
+            name=name or new_name(),
+        )
+
+
+def ranked(services: Services) -> tuple[str, ...]:
+    """Name the classes, the first served first."""
+    return tuple(sorted(services.classes, key=lambda name: services.classes[name].rank))
+
+
+async def serve_worker(
+    settings: Settings,
+    *,
+    redis_url: str,
+    stop: asyncio.Event,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
+    """Work until told to stop; give the exit status. Probes and metrics are at `host:port`."""
+    set_up_logs(settings.telemetry.log_level, settings.telemetry.log_format)
+    async with AsyncExitStack() as stack:
+        redis = connect(redis_url)
+        stack.push_async_callback(redis.aclose)
+        services = await stack.enter_async_context(services_for(settings, redis))
+        worker = await stack.enter_async_context(worker_for(services))
+        url = await stack.enter_async_context(probes(services, worker, host, port))
+        if on_ready is not None:
+            on_ready(url)
+        await worker.run(stop)
+    return 0

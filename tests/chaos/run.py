@@ -1,0 +1,232 @@
+"""What is left after everything has been killed at random: nothing lost, nothing ended twice.
+
+Store, gateways and workers are real processes; replicas are simulated and count what they are asked
+to make. The table at the end is what `make test-chaos` prints.
+"""
+
+import asyncio
+import json
+import os
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+
+from backends.clock import SystemClock
+from backends.simulated.diffusion import DiffusionReplica, DiffusionSettings, serve_diffusion
+from backends.store import connect, open_store
+from gateway.artifacts import LocalArtifacts, NoArtifact
+from gateway.files import Files
+from gateway.housekeeping import Housekeeper
+from gateway.jobs.store import JobStore
+from tests.chaos.customers import Customers
+from tests.chaos.processes import Mortal, StoreProcess
+from tests.workers import VIDEO_MODEL
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is to be done and how much is to go wrong; times in seconds."""
+
+    jobs: int = 10_000
+    gateways: int = 2
+    workers: int = 4
+    replicas: int = 8
+    at_once: int = 48
+    kill_every_s: float = 1.5
+    end_within_s: float = 900.0
+    lease_s: float = 4.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it. All of the first four must be zero."""
+
+    lost: int
+    ended_twice: int
+    artifacts_without_record: int
+    records_without_artifact: int
+    accepted: int
+    completed: int
+    failed: int
+    made_twice: int
+    worker_kills: int
+    gateway_kills: int
+    store_kills: int
+    partitions: int
+    seconds: float
+    contradictions: tuple[str, ...] = ()
+
+    @property
+    def share_made_twice(self) -> float:
+        """GPU work beyond one video for each."""
+        return self.made_twice / max(self.accepted, 1)
+
+    def table(self) -> str:
+        """Give it for people."""
+        rows = {**asdict(self), "share_made_twice": f"{100 * self.share_made_twice:.2f} %"}
+        return "\n".join(f"{name:26} {value}" for name, value in rows.items())
+
+
+async def run(plan: Plan, directory: Path) -> Found:
+    """Do it all in a directory of its own."""
+    began = time.monotonic()
+    how = DiffusionSettings(model=VIDEO_MODEL, replicas=plan.replicas, fixed_s=0.02, jitter=0.2)
+    store_dir, data_dir = directory / "store", directory / "data"
+    async with open_store(None, store_dir) as store, serve_diffusion(how) as replicas:
+        config = _config(plan, directory, replicas)
+        env = _environ(store.url)
+        gateways, urls = _gateways(plan, directory, config, data_dir, env)
+        workers = [
+            Mortal(
+                f"worker-{n}",
+                ("worker", "--config", str(config), "--data-dir", str(data_dir)),
+                directory / f"worker-{n}.log",
+                env,
+            )
+            for n in range(plan.workers)
+        ]
+        mortals = [*gateways, *workers]
+        for each in mortals:
+            each.start()
+        victim = StoreProcess(store_dir)
+        customers = Customers(urls, plan.jobs, plan.at_once, plan.seed)
+        try:
+            await _until_one_answers(urls)
+            terror = asyncio.create_task(_terrorise(plan, workers, gateways, victim))
+            await customers.create_all()
+            await customers.watch_until_ended(plan.end_within_s / 2)
+            terror.cancel()
+            await asyncio.gather(terror, return_exceptions=True)
+            await customers.watch_until_ended(plan.end_within_s / 2)
+            await customers.look_again()
+        finally:
+            for each in mortals:
+                await each.end()
+        redis = connect(store.url)
+        try:
+            jobs = JobStore(redis)
+            artifacts = LocalArtifacts(data_dir / "artifacts")
+            house = Housekeeper(redis, jobs, Files(redis, artifacts), artifacts, SystemClock())
+            await house.sweep_orphans(before=time.time() + 1)
+            counts = await _audit(customers, jobs, artifacts)
+        finally:
+            await redis.aclose()
+    made = sum(each.created for each in replicas)
+    return Found(
+        **counts,
+        made_twice=made - counts["completed"],
+        worker_kills=sum(each.deaths for each in workers),
+        gateway_kills=sum(each.deaths for each in gateways),
+        store_kills=victim.kills,
+        partitions=victim.pauses,
+        seconds=round(time.monotonic() - began, 1),
+        contradictions=tuple(customers.told.contradictions[:10]),
+    )
+
+
+async def _terrorise(
+    plan: Plan, workers: list[Mortal], gateways: list[Mortal], store: StoreProcess
+) -> None:
+    """Kill somebody every now and then, for ever."""
+    chance = random.Random(plan.seed)
+    while True:
+        await asyncio.sleep(chance.expovariate(1 / plan.kill_every_s))
+        what = chance.random()
+        if what < 0.5:
+            chance.choice(workers).kill()
+        elif what < 0.7:
+            chance.choice(gateways).kill()
+        elif what < 0.9:
+            store.kill()
+        else:
+            await store.pause(chance.uniform(0.5, 3.0))
+
+
+async def _audit(customers: Customers, jobs: JobStore, artifacts: LocalArtifacts) -> dict[str, int]:
+    """Compare what callers were told with what the store and the directory hold."""
+    told = customers.told
+    found = {job.id: job for job in await jobs.find_all(told.accepted.values())}
+    spoken_of, missing = set(), 0
+    for job in found.values():
+        name = str(job.result.get("artifact", ""))
+        if job.status == "completed":
+            spoken_of.add(name)
+            try:
+                missing += await artifacts.size(name) != job.result["bytes"]
+            except NoArtifact:
+                missing += 1
+    lying = await artifacts.list_old("videos", time.time() + 1)
+    statuses = [job.status for job in found.values()]
+    return {
+        "lost": sum(1 for id_ in told.accepted.values() if id_ not in told.ended)
+        + len(told.accepted)
+        - len(found),
+        "ended_twice": len(told.contradictions) + sum(1 for job in found.values() if job.ends != 1),
+        "artifacts_without_record": sum(1 for name in lying if name not in spoken_of),
+        "records_without_artifact": missing,
+        "accepted": len(told.accepted),
+        "completed": statuses.count("completed"),
+        "failed": statuses.count("failed"),
+    }
+
+
+def _config(plan: Plan, directory: Path, replicas: tuple[DiffusionReplica, ...]) -> Path:
+    """Write the settings of gateways and workers (JSON is YAML, too)."""
+    path = directory / "sluice.yaml"
+    settings = {
+        "no_auth": True,
+        "docs": False,
+        "jobs": {
+            "lease_s": plan.lease_s,
+            "attempts": 10,
+            "losses": 100,
+            "most_waiting": plan.jobs + 1,
+        },
+        "models": {
+            VIDEO_MODEL: {
+                "engine": "diffusion",
+                "replicas": [{"url": each.url} for each in replicas],
+            }
+        },
+        "telemetry": {"log_level": "warning"},
+    }
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return path
+
+
+def _gateways(
+    plan: Plan, directory: Path, config: Path, data_dir: Path, env: dict[str, str]
+) -> tuple[list[Mortal], list[str]]:
+    from gateway.cli.replica_service import free_ports
+
+    first = free_ports("127.0.0.1", 2 * plan.gateways)
+    mortals, urls = [], []
+    for n in range(plan.gateways):
+        port = first + 2 * n
+        places = ("--port", str(port), "--admin-port", str(port + 1))
+        words = ("gateway", "--config", str(config), "--data-dir", str(data_dir), *places)
+        mortals.append(Mortal(f"gateway-{n}", words, directory / f"gateway-{n}.log", env))
+        urls.append(f"http://127.0.0.1:{port}")
+    return mortals, urls
+
+
+def _environ(store_url: str) -> dict[str, str]:
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
+    return {**ours, "REDIS_URL": store_url}
+
+
+async def _until_one_answers(urls: list[str]) -> None:
+    async with asyncio.timeout(120), aiohttp.ClientSession() as session:
+        while True:
+            for url in urls:
+                try:
+                    async with session.get(f"{url}/readyz") as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+            await asyncio.sleep(0.2)

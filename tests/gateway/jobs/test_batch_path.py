@@ -1,0 +1,236 @@
+"""A batch from the client's file to the files that it gets back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from backends.simulated.server import serve
+from backends.simulated.settings import SimulatedSettings
+from tests.gateways import RunningGateway, running_gateway
+from tests.workers import running_worker
+
+MODEL = "llama2-70b"
+ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+@pytest.fixture
+async def gateway(redis_url: str, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    simulated = SimulatedSettings(model=MODEL, throughput_scale=8.0, replicas=2)
+    async with (
+        serve(simulated) as urls,
+        running_gateway(redis_url, {MODEL: urls}, data_dir=tmp_path) as found,
+    ):
+        yield found
+
+
+@pytest.fixture
+async def client(gateway: RunningGateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as found:
+        yield found
+
+
+def rows(count: int, **body: Any) -> list[dict[str, Any]]:
+    """Chat rows that the simulated engine answers."""
+    return [
+        {
+            "custom_id": f"row-{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": f"question {number}"}],
+                "max_tokens": 4,
+                **body,
+            },
+        }
+        for number in range(count)
+    ]
+
+
+async def begin(client: openai.AsyncOpenAI, lines: list[Any], **more: Any) -> Any:
+    """Upload lines and make a batch of them."""
+    text = "\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines)
+    file = await client.files.create(file=("rows.jsonl", text.encode()), purpose="batch")
+    return await client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        **more,
+    )
+
+
+async def ended(client: openai.AsyncOpenAI, batch_id: str, within_s: float = 40.0) -> Any:
+    """Wait for a batch's end."""
+    async with asyncio.timeout(within_s):
+        while (batch := await client.batches.retrieve(batch_id)).status not in ENDED:
+            await asyncio.sleep(0.05)
+    return batch
+
+
+async def lines_of(client: openai.AsyncOpenAI, file_id: str) -> list[dict[str, Any]]:
+    """Read a file of JSON lines."""
+    content = await client.files.content(file_id)
+    return [json.loads(line) for line in content.text.splitlines()]
+
+
+async def test_every_row_of_a_batch_is_answered_once(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    async with running_worker(gateway):
+        batch = await begin(client, rows(200), metadata={"a": "b"})
+        assert batch.status in {"validating", "in_progress"}
+        batch = await ended(client, batch.id)
+    assert batch.status == "completed", batch
+    assert (batch.request_counts.total, batch.request_counts.completed) == (200, 200)
+    assert batch.error_file_id is None
+    assert batch.metadata == {"a": "b"}
+    lines = await lines_of(client, batch.output_file_id)
+    assert sorted(line["custom_id"] for line in lines) == sorted(f"row-{i}" for i in range(200))
+    assert all(line["response"]["status_code"] == 200 for line in lines)
+    assert all(line["response"]["body"]["choices"] for line in lines)
+    assert batch.usage.output_tokens == 800
+
+
+async def test_a_file_with_faults_fails_as_a_whole_and_names_each(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    good = rows(1)[0]
+    lines: list[Any] = [
+        good,
+        "{",
+        {**good, "custom_id": ""},
+        {**good, "custom_id": "a", "url": "/v1/embeddings"},
+        {**good, "custom_id": "b", "body": {"model": MODEL}},
+        {**good, "custom_id": "c", "body": {**good["body"], "stream": True}},
+        {**good, "custom_id": "d", "body": {**good["body"], "model": "nope"}},
+        good,
+    ]
+    async with running_worker(gateway):
+        batch = await ended(client, (await begin(client, lines)).id)
+    assert batch.status == "failed"
+    found = [(each.line, each.code, each.param) for each in batch.errors.data]
+    assert found == [
+        (2, "invalid_json_line", None),
+        (3, "missing_required_parameter", "custom_id"),
+        (4, "invalid_url", "url"),
+        (5, "missing_required_parameter", "body.messages"),
+        (6, "streaming_unsupported", "body.stream"),
+        (7, "model_not_found", "body.model"),
+        (8, "duplicate_custom_id", "custom_id"),
+    ]
+    assert batch.request_counts.total == 8
+    assert batch.output_file_id is None
+
+
+async def test_rows_that_fail_are_in_the_error_file(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    bad = rows(1, temperature=-5)[0]
+    async with running_worker(gateway):
+        batch = await begin(client, [*rows(3), {**bad, "custom_id": "bad"}])
+        batch = await ended(client, batch.id)
+    assert batch.status == "completed"
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (3, 1)
+    (line,) = await lines_of(client, batch.error_file_id)
+    assert line["custom_id"] == "bad"
+    assert line["response"]["status_code"] == 400
+    assert line["response"]["body"]["error"]["message"]
+
+
+async def test_an_unknown_file_makes_a_batch_that_fails(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    async with running_worker(gateway):
+        batch = await client.batches.create(
+            input_file_id="file-nope",
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+        )
+        found = await ended(client, batch.id)
+    assert found.status == "failed"
+    assert (found.errors.data[0].code, found.errors.data[0].param) == ("invalid_request", "file_id")
+
+
+async def test_wrong_words_are_refused_at_once(client: openai.AsyncOpenAI) -> None:
+    for wrong in ({"endpoint": "/v1/nope"}, {"completion_window": "soon"}):
+        asked: dict[str, Any] = {
+            "input_file_id": "file-x",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            **wrong,
+        }
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.batches.create(**asked)
+        assert refused.value.param == next(iter(wrong))
+        assert refused.value.code == "invalid_value"
+
+
+async def test_a_batch_that_nobody_works_on_yet_can_be_cancelled(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    batch = await begin(client, rows(3))
+    assert (await client.batches.cancel(batch.id)).status == "cancelling"
+    async with running_worker(gateway):
+        found = await ended(client, batch.id)
+    assert found.status == "cancelled"
+    assert found.request_counts.total == 3
+    lines = await lines_of(client, found.error_file_id)
+    assert {line["error"]["code"] for line in lines} == {"batch_cancelled"}
+    assert (await client.batches.cancel(batch.id)).status == "cancelled"
+
+
+async def test_what_is_done_of_a_cancelled_batch_can_be_read(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    lines = [*rows(5), *rows(40, max_tokens=1000, ignore_eos=True)[5:]]
+    async with running_worker(gateway):
+        batch = await begin(client, lines)
+        async with asyncio.timeout(30):
+            while (await client.batches.retrieve(batch.id)).request_counts.completed < 5:  # type: ignore[union-attr]
+                await asyncio.sleep(0.02)
+        await client.batches.cancel(batch.id)
+        found = await ended(client, batch.id)
+    assert found.status == "cancelled"
+    done = await lines_of(client, found.output_file_id)
+    unrun = await lines_of(client, found.error_file_id)
+    assert len(done) >= 5
+    assert len(done) + len(unrun) == 40
+    assert gateway.leftovers()["slots"] == 0
+
+
+async def test_a_second_worker_goes_on_where_the_first_left(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    lines = rows(60, max_tokens=60, ignore_eos=True)
+    batch = await begin(client, lines)
+    async with running_worker(gateway):
+        async with asyncio.timeout(30):
+            while (await client.batches.retrieve(batch.id)).request_counts.completed < 10:  # type: ignore[union-attr]
+                await asyncio.sleep(0.02)
+    before = (await client.batches.retrieve(batch.id)).request_counts
+    async with running_worker(gateway):
+        found = await ended(client, batch.id)
+    assert before is not None
+    assert before.completed >= 10
+    assert found.request_counts.completed == 60
+    ids = [line["custom_id"] for line in await lines_of(client, found.output_file_id)]
+    assert sorted(ids) == sorted({line["custom_id"] for line in lines})
+
+
+async def test_the_same_key_gives_the_same_batch(client: openai.AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {
+        "input_file_id": "file-x",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    key = {"idempotency_key": "k1"}
+    first = await client.batches.create(**asked, extra_body=key)
+    again = await client.batches.create(**asked, extra_body=key)
+    assert first.id == again.id
+    with pytest.raises(openai.ConflictError):
+        await client.batches.create(**{**asked, "completion_window": "1h"}, extra_body=key)

@@ -1,0 +1,57 @@
+"""Each class with demand has replicas enough; the tightest comes first."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.levels import SEEN_S, Demand, levels
+
+REPLICAS = [f"r{i}" for i in range(8)]
+DOES = {"interactive": 0.7, "server": 0.9}
+
+
+def kept(demand: dict[str, float], before: dict[str, str] | None = None) -> dict[str, str]:
+    classes = [name for name in ("interactive", "server") if name in demand]
+    return dict(levels(classes, demand, DOES, REPLICAS, before or {}))
+
+
+def test_without_demand_nothing_is_kept() -> None:
+    assert kept({}) == {}
+
+
+def test_one_class_has_all() -> None:
+    assert {*kept({"server": 0.1}).values()} == {"server"}
+
+
+def test_a_tight_class_has_what_it_needs_and_the_loose_one_the_rest() -> None:
+    found = list(kept({"interactive": 1.4, "server": 2.0}).values())
+    assert found.count("interactive") == 3
+    assert found.count("server") == 5
+
+
+def test_a_tight_class_with_little_demand_keeps_one() -> None:
+    assert list(kept({"interactive": 0.001, "server": 9.0}).values()).count("interactive") == 1
+
+
+def test_a_tight_class_that_needs_all_has_all() -> None:
+    assert {*kept({"interactive": 50.0, "server": 2.0}).values()} == {"interactive"}
+
+
+def test_replicas_stay_what_they_were() -> None:
+    before = dict.fromkeys(("r6", "r7"), "interactive")
+    found = kept({"interactive": 1.0, "server": 2.0}, before)
+    assert [r for r, name in found.items() if name == "interactive"] == ["r6", "r7"]
+
+
+@given(st.floats(0, 20), st.floats(0, 20))
+def test_every_replica_is_kept_for_somebody(tight: float, loose: float) -> None:
+    assert {*kept({"interactive": tight, "server": loose})} == {*REPLICAS}
+
+
+def test_demand_is_the_work_asked_for_per_second_and_fades() -> None:
+    demand = Demand()
+    for tick in range(400):
+        demand.ask(0.05, 0.1 * tick)
+    assert 0.4 < demand.now(40.0) < 0.6
+    assert demand.now(80.0) < 0.01
+    assert demand.is_alive(40.0 + SEEN_S - 1)
+    assert not demand.is_alive(40.0 + SEEN_S + 1)
