@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: help install serve engine check format test test-compose compose-rocm coverage lock clean
+.PHONY: bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
 .DELETE_ON_ERROR:
 
 help:
@@ -22,9 +22,13 @@ help:
 	@echo "make check     formatting, lint, types, import rules, constraints"
 	@echo "make test      make check, then every test"
 	@echo "make test-compose  build and run compose.yaml on this machine's Docker engine"
+	@echo "make test-chaos  10,000 jobs under random kill -9 (ARGS='--jobs 500')"
+	@echo "make deployment    write compose/rocm.yaml, the dashboards and the engines' manifests again"
+	@echo "make sbom      write build/sbom-*.json (CycloneDX)"
 	@echo "make format    let ruff format and fix"
 	@echo "make coverage  every test, with branch coverage"
 	@echo "make lock      pin the dependencies again (UPGRADE=1 for newer versions)"
+	@echo "make bench-slo goodput at and past the knee against other policies (minutes; ARGS='...')"
 	@echo "make clean     remove .venv and caches in the tree (not the engine's cache)"
 
 $(BIN)/python:
@@ -78,8 +82,22 @@ test: check engine $(if $(shell command -v npm),$(NODE))
 test-compose: $(DEV)
 	SLUICE_TEST_COMPOSE=1 $(BIN)/pytest -v --durations=0 -o timeout=400 tests/compose $(ARGS)
 
-compose-rocm: $(DEV)
+# Files of the deployment that follow from the code; tests compare them.
+deployment: $(DEV)
 	$(BIN)/python -m scripts.compose_rocm
+	$(BIN)/python -m scripts.kubernetes_engines
+	$(BIN)/python -m scripts.dashboards
+
+# What each image installs, in CycloneDX's form.
+sbom: $(DEV)
+	@mkdir -p build
+	for name in image autoscaler loadtest; do \
+	    $(BIN)/uv tool run --from 'cyclonedx-bom==7.5.0' cyclonedx-py requirements constraints/$$name.txt \
+	        --pyproject pyproject.toml --output-reproducible --output-file build/sbom-$$name.json || exit 1; \
+	done
+
+test-chaos: $(DEV)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 coverage: $(DEV) engine
 	$(BIN)/coverage erase
@@ -91,7 +109,18 @@ lock: $(DEV)
 	scripts/lock $(if $(UPGRADE),--upgrade)
 	$(BIN)/python scripts/check_constraints.py
 
+# Real processes on loopback first, then the same deciders in virtual time, where no machine's noise is.
+bench-slo: $(DEV)
+	$(BIN)/python -m bench.slo $(ARGS)
+	$(BIN)/python -m bench.slo_virtual
+	$(BIN)/python -m bench.decide
+
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*
 	rm -rf tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The autoscaler against other rules and perfect knowledge, on a directory of ServeGen client files
+# (TRACES=DIR; without it on a synthetic fleet).
+bench-autoscale: $(DEV)
+	$(BIN)/python -m autoscale.bench $(if $(TRACES),--traces $(TRACES)) $(ARGS)

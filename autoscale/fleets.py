@@ -43,7 +43,9 @@ def servegen_series(
     mean_units: float = 30.0,
 ) -> DemandSeries:
     """Draw a fleet's demand in units, scaled to a mean of `mean_units`."""
-    return units_of(servegen_file(directory, name), how, seed=seed, unit=unit, mean_units=mean_units)
+    return units_of(
+        servegen_file(directory, name), how, seed=seed, unit=unit, mean_units=mean_units
+    )
 
 
 def units_of(

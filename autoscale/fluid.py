@@ -124,7 +124,9 @@ class _Run:
             error = self._rng.lognormal(-sigma * sigma / 2, sigma, size=size)
             rows = rows * np.repeat(error, per, axis=0)[: len(rows)]
         if faults.stale_every_s:
-            every, length = (round(s / self._tick_s) for s in (faults.stale_every_s, faults.stale_s))
+            every, length = (
+                round(s / self._tick_s) for s in (faults.stale_every_s, faults.stale_s)
+            )
             for start in range(every, len(rows), every):
                 rows[start : start + length] = rows[start - 1]
         return rows

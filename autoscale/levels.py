@@ -94,7 +94,7 @@ class Levels:
         )
 
     def _tenant_gaps(self, row: Floats) -> tuple[float, float]:
-        """Keep each minute's peak per tenant; the peaks of past minutes are summed up per minute."""
+        """Keep each minute's peak per tenant; past minutes are summed up once a minute."""
         if row.size == 0:
             return 0.0, 0.0
         slot = self._tick % _MINUTE

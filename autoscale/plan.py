@@ -1,8 +1,8 @@
 """How many units shall there be, and which guard said so?
 
 Pure. A forecast becomes a number by its price (a unit is worth running while the chance that it is
-needed exceeds 1/price), the guards bound it, and an action is taken once the regret of not taking it
-exceeds the action's own price.
+needed exceeds 1/price), the guards bound it, and an action is taken once the regret of not taking
+it exceeds the action's own price.
 """
 
 import math

@@ -95,8 +95,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     series = [
-        servegen_series(options.traces, name, how, seed=options.seed, unit=UNIT)
-        .between(0.0, options.days * 86_400.0)
+        servegen_series(options.traces, name, how, seed=options.seed, unit=UNIT).between(
+            0.0, options.days * 86_400.0
+        )
         for name in options.fleet or SERVEGEN
         for how in Reconstruction
     ]

@@ -67,6 +67,10 @@ class Registry:
         self._callbacks: list[Callable[[], None]] = []
         self._take_in(_union(self._configured), {}, {})
 
+    def configure(self, replicas: Sequence[Replica]) -> None:
+        """Take these as the configured ones from the next look at the store on."""
+        self._configured = {replica.id: Record(replica) for replica in replicas}
+
     @property
     def fleet(self) -> Fleet:
         """The newest snapshot; read it afresh for each call."""

@@ -1,1 +1,1 @@
-"""What does Sluice cost, and is it as good as it says? Each benchmark prints the table it is judged by."""
+"""What does Sluice cost, and is it as good as it says? Each benchmark prints its table."""

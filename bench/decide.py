@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for replicas in options.replicas:
         found = measure(replicas, options.decisions, options.body_bytes)
-        print(  # noqa: T201
+        print(
             f"{replicas:4} replicas: CPU median {found['cpu_median']:.0f} us, "
             f"p99 {found['cpu_p99']:.0f} us; wall p99 {found['wall_p99']:.0f} us; "
             f"a look at the pool {found['look']:.0f} us, twice a second"

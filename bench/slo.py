@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from bench.slo_stack import MODEL, Fleet, done_work, gateway, idle, replicas
 
 WARM_S = 6.0
 KNEE_TRIES = (0.95, 0.9, 0.85, 0.8, 0.7)
+# The plain policies wait for nothing but the engines' own limits, which are far above what TPOT
+# allows: first come, first served, in the engines' queues.
 POLICIES = {
     "promised": {"routing": {"policy": "promised"}},
     "fifo+round_robin": {"routing": {"policy": "round_robin"}},
@@ -111,7 +114,7 @@ class Bench:
                 self.rows.append(row)
                 print(worded(row), file=sys.stderr)
 
-    def _front(self, policy: str, urls: Sequence[str]):  # type: ignore[no-untyped-def]
+    def _front(self, policy: str, urls: Sequence[str]) -> AbstractAsyncContextManager[str]:
         return gateway(urls, POLICIES[policy], self._directory, self._redis_url)
 
     async def _measure(

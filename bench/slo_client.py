@@ -157,7 +157,8 @@ async def _refused(answer: aiohttp.ClientResponse, result: Result) -> None:
 
 
 def _body(model: str, order: Order, dice: Random) -> bytes:
-    words = " ".join(f"{dice.randrange(10**4):04d}" for _ in range(max(int(0.8 * order.prompt_tokens) - 4, 1)))
+    count = max(int(0.8 * order.prompt_tokens) - 4, 1)  # five bytes each; the template has some
+    words = " ".join(f"{dice.randrange(10**4):04d}" for _ in range(count))
     return orjson.dumps(
         {
             "model": model,

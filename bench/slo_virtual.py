@@ -10,11 +10,16 @@ missing. Load reports come once a second, a second old at most, as in life.
 import argparse
 import heapq
 import itertools
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, cast
+
+import orjson
 
 from backends.capacity import Mix, StepLaw, carried
 from backends.clock import Clock
@@ -25,12 +30,14 @@ from backends.sglang import parse_loads
 from backends.simulated import core as engine
 from backends.simulated.reports import loads
 from backends.slo import MLPERF_CLASSES, Class
-from gateway.admission import Reject, decide
+from gateway.admission import MOST_RETRY_S, Outlook, Reject, decide, retry_after
 from gateway.call import Call, Operation, Principal, Receipt, Usage
+from gateway.plans import Placed, Plan
 from gateway.queue.book import Book
+from gateway.queue.drain import Drain
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
-from gateway.queue.memory import Drain
-from gateway.steering import Placed, Plan, Steering
+from gateway.routing.router import Question
+from gateway.steering import Steering
 from gateway.wire.body import Body
 
 MODEL = "llama2-70b"
@@ -46,6 +53,7 @@ class Workload:
     prompt: tuple[int, int] = (48, 208)
     output: tuple[int, int] = (32, 96)
     classes: Mapping[str, float] = field(default_factory=lambda: {"interactive": 1.0})
+    tenants: Mapping[str, float] = field(default_factory=lambda: {"default": 1.0})
 
     @property
     def mix(self) -> Mix:
@@ -164,8 +172,11 @@ class Run:
     slot: Slot | None = None
     lease: str = ""
     waits: bool = False
+    waiting: ExitStack = field(default_factory=ExitStack)
     receipt: Receipt = field(init=False)
-    told: str = ""
+    again: bool = False
+    question: Question | None = None
+    outlook: Outlook | None = None
 
     def __post_init__(self) -> None:
         self.receipt = Receipt(self.call)
@@ -183,6 +194,9 @@ class Tally:
     refused: dict[str, int] = field(default_factory=dict)
     ttft_s: list[float] = field(default_factory=list)
     tpot_s: list[float] = field(default_factory=list)
+    returned: int = 0
+    returned_in: int = 0
+    final: int = 0
 
 
 class World:
@@ -196,8 +210,10 @@ class World:
         seed: int = 1,
         classes: Sequence[Class] = MLPERF_CLASSES,
         rtt_s: Sequence[float] = (),
+        return_once: bool = False,
     ) -> None:
         self.time = Time()
+        self._return_once = return_once
         self.dice = Random(seed)
         self.classes = {c.name: c for c in classes}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -250,15 +266,29 @@ class World:
             prompt = self.dice.randint(*workload.prompt)
             output = self.dice.randint(*workload.output)
             name = self.dice.choices(names, shares)[0]
-            self.at(t, lambda p=prompt, o=output, n=name: self._arrive(p, o, n))  # type: ignore[misc]
+            who = self.dice.choices([*workload.tenants], [*workload.tenants.values()])[0]
+            self.at(t, partial(self._arrive, prompt, output, name, who))
 
-    def _arrive(self, prompt: int, output: int, class_name: str) -> None:
+    def _arrive(self, prompt: int, output: int, class_name: str, tenant: str) -> None:
+        text = b"%d" % next(self._order)
+        body = text + b"x" * (130 + int(prompt * self.dice.uniform(3.6, 4.8)))
+        self._call(prompt, output, class_name, tenant, Body(body), again=False)
+
+    def _call(
+        self,
+        prompt: int,
+        output: int,
+        class_name: str,
+        tenant: str,
+        body: Body,
+        *,
+        again: bool,
+    ) -> None:
         t = self.time.t
-        body = Body(b"x" * (130 + int(prompt * self.dice.uniform(3.6, 4.8))))
         call = Call(
             id=f"c{next(self._order)}",
             key=f"k{next(self._order)}",
-            principal=Principal("k"),
+            principal=Principal("k", tenant),
             operation=Operation.CHAT,
             path="",
             model=MODEL,
@@ -270,23 +300,24 @@ class World:
             arrived_at=self.time.now(),
             deadline=t + 3600.0,
         )
-        run = Run(call, prompt, output)
+        run = Run(call, prompt, output, again=again)
         self.runs[call.key] = run
         tally = self._tally(run)
         if tally is not None:
-            tally.sent += 1
+            tally.sent += not again
+            tally.returned += again
         steering = self.steering
         run.plan = plan = steering.plan(call)
         choice, question = steering.choose(plan, frozenset())
         outlook = steering.outlook(plan, choice, question)
         decision = decide(outlook, least_retry_s=LEAST_RETRY_S)
         if isinstance(decision, Reject):
-            self._tell(run, decision.reason.value)
+            self._tell(run, decision.reason.value, decision.retry_after_s, outlook)
             return
-        run.question = question  # type: ignore[attr-defined]
-        run.strict = outlook.reachable and outlook.sure  # type: ignore[attr-defined]
+        run.outlook = outlook
+        run.question = question
         run.waits = True
-        self._asking = run
+        run.waiting.enter_context(steering.waiting(plan))
         run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
         if run.waits:
             self.at(t + decision.at_most_s, lambda: self._out_of_patience(run))
@@ -294,19 +325,24 @@ class World:
     def _out_of_patience(self, run: Run) -> None:
         if run.waits:
             run.waits = False
+            run.waiting.close()
             self.ledger.leave(run.lease)
             self._tell(run, "deadline_passed")
 
     def _granted(self, slot: Slot) -> None:
         # Outside of the ledger's own doing, as a future's wake-up is.
         self.at(self.time.t, lambda: self._start(self.runs[slot.call_id], slot))
-        self.runs[slot.call_id].waits = False
+        run = self.runs[slot.call_id]
+        run.waits = False
+        run.waiting.close()
 
     def _start(self, run: Run, slot: Slot) -> None:
-        assert run.plan is not None  # noqa: S101
+        plan, question, outlook = run.plan, run.question, run.outlook
+        if plan is None or question is None or outlook is None:
+            raise LookupError("a slot for a call that asked for none")
         run.slot = slot
-        run.placed = placed = self.steering.placed(run.plan, slot, run.question)  # type: ignore[attr-defined]
-        if not placed.is_in_time and run.strict:  # type: ignore[attr-defined]
+        run.placed = placed = self.steering.placed(plan, slot, question)
+        if not placed.is_in_time and outlook.reachable and outlook.sure:
             self.ledger.release(slot)
             self._tell(run, "slot_too_late")
             return
@@ -340,23 +376,25 @@ class World:
             self._step(index)
 
     def _first(self, run: Run) -> None:
-        assert run.placed is not None  # noqa: S101
+        if run.placed is None:
+            return
         run.receipt.first_byte = self.time.t
-        self.steering.first_token(run.placed)
+        self.steering.lessons.first_token(run.placed)
 
     def _ended(self, run: Run, event: engine.Event) -> None:
-        assert run.placed is not None  # noqa: S101
-        assert run.slot is not None  # noqa: S101
+        if run.placed is None or run.slot is None:
+            return
         receipt = run.receipt
         receipt.last_byte = self.time.t
         receipt.usage = Usage(run.prompt, event.generated)
         receipt.replica_id = run.slot.replica_id
-        self.steering.ended(run.placed, receipt)
+        self.steering.lessons.ended(run.placed, receipt)
         self.ledger.release(run.slot)
         del self.runs[run.call.key]
         tally = self._tally(run)
         if tally is None:
             return
+        tally.returned_in += run.again
         targets = self.classes[run.call.class_name].targets(MODEL)
         ttft_s, tpot_s = receipt.ttft_s or 0.0, receipt.tpot_s or 0.0
         tally.ttft_s.append(ttft_s)
@@ -369,21 +407,52 @@ class World:
             tally.good += 1
             tally.good_tokens += event.generated
 
-    def _tell(self, run: Run, reason: str) -> None:
+    def _tell(
+        self,
+        run: Run,
+        reason: str,
+        retry_after_s: float | None = None,
+        outlook: Outlook | None = None,
+    ) -> None:
         del self.runs[run.call.key]
         tally = self._tally(run)
         if tally is not None:
             tally.refused[reason] = tally.refused.get(reason, 0) + 1
+        if not self._return_once or run.again or run.plan is None:
+            return
+        known = outlook or run.outlook
+        if known is None:
+            return
+        wait_s = retry_after_s or retry_after(known, least_retry_s=LEAST_RETRY_S)
+        told_s = self.steering.return_after(run.plan, known, wait_s)
+        if told_s > MOST_RETRY_S:
+            if tally is not None:
+                tally.final += 1
+            return
+        call = run.call
+        self.at(
+            self.time.t + math.ceil(told_s),
+            lambda: self._call(
+                run.prompt,
+                run.output,
+                call.class_name,
+                call.principal.tenant,
+                call.body,
+                again=True,
+            ),
+        )
 
     def _tally(self, run: Run) -> Tally | None:
         if run.call.arrived < self.count_from:
             return None
-        return self.tallies.setdefault(run.call.class_name, Tally())
+        name = run.call.class_name
+        tenant = run.call.principal.tenant
+        return self.tallies.setdefault(name if tenant == "default" else f"{name}/{tenant}", Tally())
 
     def _report(self) -> None:
         for index, core in enumerate(self.engines):
             report = loads(core, self.time.now(), frozenset({"core"}))
-            self.loads[index] = parse_loads(_json(report), self.time.now())
+            self.loads[index] = parse_loads(orjson.dumps(report), self.time.now())
         self._publish()
 
     def _publish(self) -> None:
@@ -401,12 +470,6 @@ class World:
         self.at(self.time.t, again)
 
 
-def _json(report: Mapping[str, Any]) -> bytes:
-    import orjson
-
-    return orjson.dumps(report)
-
-
 def measure(
     laws: Sequence[StepLaw],
     per_s: float,
@@ -417,9 +480,10 @@ def measure(
     seconds: float = 60.0,
     seed: int = 1,
     rtt_s: Sequence[float] = (),
+    return_once: bool = False,
 ) -> dict[str, Tally]:
     """Send calls at a rate; give what became of those that came after the warm-up."""
-    world = World(laws, policy=policy, seed=seed, rtt_s=rtt_s)
+    world = World(laws, policy=policy, seed=seed, rtt_s=rtt_s, return_once=return_once)
     world.count_from = warm_s
     world.arrivals(per_s, workload, warm_s + seconds)
     world.until(warm_s + seconds + 60.0)
@@ -436,11 +500,14 @@ def line(name: str, per_s: float, seconds: float, tally: Tally, base: float) -> 
     ttft, tpot = sorted(tally.ttft_s), sorted(tally.tpot_s)
     p99 = [x[int(0.99 * (len(x) - 1))] * 1e3 if x else 0.0 for x in (ttft, tpot)]
     refused = sum(tally.refused.values())
+    came_in = tally.returned_in / tally.returned if tally.returned else 0.0
+    back = f" came back {tally.returned}, in {came_in:.1%}, final {tally.final}"
     return (
         f"{name:18} {per_s:7.1f}/s good {tally.good / seconds:7.2f}/s "
         f"({tally.good / max(tally.sent, 1):6.1%}) of base {tally.good / seconds / base:5.3f} "
         f"tokens {tally.good_tokens / seconds:7.0f}/s late {tally.late_first} slow {tally.slow} "
         f"refused {refused} p99 {p99[0]:.0f}/{p99[1]:.1f} ms {tally.refused}"
+        + (back if tally.returned else "")
     )
 
 
@@ -455,6 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", default="interactive=1")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--return-once", action="store_true", help="the refused come back once")
     options = parser.parse_args(arguments)
     law = profile(MODEL, "mi355x").law
     fast = options.replicas - options.slow
@@ -463,16 +531,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workload = Workload(classes={k: float(v) for k, v in shares.items()})
     classes = {c.name: c for c in MLPERF_CLASSES}
     full = capacity_per_s(laws, workload.mix, classes[next(iter(shares))])
-    print(f"by the law: {full:.1f} calls/s", file=sys.stderr)  # noqa: T201
+    print(f"by the law: {full:.1f} calls/s", file=sys.stderr)
     for policy in options.policy:
         for load in options.load:
             tallies = measure(
                 laws, load * full, workload,
                 policy=policy, seconds=options.seconds, seed=options.seed,
+                return_once=options.return_once,
             )  # fmt: skip
             for name, tally in sorted(tallies.items()):
                 share = workload.classes[name]
-                print(line(f"{policy[:8]} {name[:8]}", load * full * share,  # noqa: T201
+                print(line(f"{policy[:8]} {name[:8]}", load * full * share,
                            options.seconds, tally, full * share))  # fmt: skip
     return 0
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
+from typing import Protocol
 
-import structlog
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -16,7 +16,7 @@ from backends.slo import Class
 from gateway.call import Call, Outcome, Receipt
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
 from gateway.promises import kept
-from gateway.telemetry import Metrics, Sampling
+from gateway.telemetry import CallLog, Metrics, Sampling
 
 TraceHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -84,6 +84,18 @@ class Account:
         return self._accounting.traced(receipt, replica, self._span)
 
 
+class Watcher(Protocol):
+    """Hears of every call when it is offered and when it has ended."""
+
+    def opened(self, receipt: Receipt) -> None:
+        """Hear that a call is offered."""
+        ...
+
+    def closed(self, receipt: Receipt, duration_s: float) -> None:
+        """Hear how it ended."""
+        ...
+
+
 class Accounting:
     """Opens an account per call and closes it exactly once, however the call ends."""
 
@@ -91,18 +103,23 @@ class Accounting:
         self,
         metrics: Metrics,
         tracer: Tracer,
-        sampling: Sampling | None = None,
+        sampling: Sampling,
+        log: CallLog,
         classes: Mapping[str, Class] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._metrics = metrics
+        self._watcher = watcher
         self._classes = classes or {}
         self._tracer = tracer
-        self._sampling = sampling or Sampling(1.0)
-        self._log = structlog.get_logger("sluice.call").bind()
+        self._sampling = sampling
+        self._log = log
 
     def account(self, receipt: Receipt) -> Account:
         """Cover a call from its arrival to its receipt."""
         call = receipt.call
+        if self._watcher is not None:
+            self._watcher.opened(receipt)
         carrier = _carrier(call)
         span: Span | None = None
         if self._sampling.takes(carrier.get("traceparent")):
@@ -148,10 +165,13 @@ class Accounting:
             receipt.status = receipt.status or error.status
         duration_s = asyncio.get_running_loop().time() - call.arrived
         self._measure(receipt, duration_s)
+        if self._watcher is not None:
+            self._watcher.closed(receipt, duration_s)
         if span is not None:
             _describe(span, receipt)
             span.end()
-        self._log.info("call", **_line(receipt, _ids(span, carrier), duration_s))
+        line = _line(receipt, _ids(span, carrier), duration_s)
+        self._log.write(line, call.arrived_at + duration_s)
 
     def _measure(self, receipt: Receipt, duration_s: float) -> None:
         call, metrics = receipt.call, self._metrics

@@ -12,7 +12,16 @@ from backends.clock import Clock, SystemClock
 from backends.probe import Prober
 from backends.registry import Registry
 from gateway.accounting import Accounting
-from gateway.api import batches, files, generation, health, models, video_content, videos
+from gateway.api import (
+    batches,
+    files,
+    generation,
+    health,
+    models,
+    video_content,
+    video_generations,
+    videos,
+)
 from gateway.api import responses as responses_api
 from gateway.api.calls import CallRoute
 from gateway.api.document import openapi
@@ -34,9 +43,10 @@ from gateway.responses_store import ResponsesStore
 from gateway.retry_budget import RetryBudget
 from gateway.services import Lifecycle, Services
 from gateway.settings import Settings
+from gateway.signalling import EstimatedSizes, Signaller
 from gateway.steering import Steering
 from gateway.tasks import Background
-from gateway.telemetry import Metrics, Sampling, tracer_provider
+from gateway.telemetry import CallLog, Metrics, Sampling, tracer_provider
 from gateway.upstream import Upstreams
 
 
@@ -50,6 +60,7 @@ async def services_for(
         background = await stack.enter_async_context(Background())
         telemetry = settings.telemetry
         provider = tracer_provider(telemetry.service_name, otlp_endpoint=telemetry.otlp_endpoint)
+        log = CallLog(telemetry.log_level, telemetry.log_format)
         sampling = Sampling(telemetry.trace_ratio, is_on=telemetry.otlp_endpoint is not None)
         stack.callback(provider.shutdown)
         metrics = Metrics.create()
@@ -92,11 +103,16 @@ async def services_for(
             gateways=lambda: ledger.gateways,
         )
         stack.push_async_callback(limits.aclose)
+        signaller = Signaller(
+            redis, classes, EstimatedSizes(steering.estimates, steering.pools), clock
+        )
         pipeline = Pipeline(
             registry=registry,
             ledger=ledger,
             relay=relay,
-            accounting=Accounting(metrics, provider.get_tracer("sluice"), sampling, classes),
+            accounting=Accounting(
+                metrics, provider.get_tracer("sluice"), sampling, log, classes, signaller
+            ),
             steering=steering,
             explanations=explanations,
             retries=RetryBudget(share=settings.retries.share),
@@ -130,6 +146,7 @@ async def services_for(
         background.start(limits.run(), "limits")
         background.start(steering.run(), "steering")
         background.start(explanations.run(), "explanations")
+        background.start(signaller.run(), "signals")
         yield Services(
             settings=settings,
             clock=clock,
@@ -187,6 +204,7 @@ def create_app(services: Services | None, *, docs: bool = True) -> FastAPI:
     app.include_router(generation.router)
     app.include_router(passthrough_router())
     app.include_router(responses_api.router)
+    app.include_router(video_generations.router)
     app.include_router(videos.router)
     app.include_router(video_content.router)
     app.include_router(files.router)

@@ -26,6 +26,9 @@ class Quota:
         return None if self == Quota() else self
 
 
+NO_QUOTA = Quota()
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who calls. `models` and `classes` None: all of them; `quota` None: no limits of the key's."""

@@ -24,8 +24,10 @@ def spritesheet(video: bytes) -> bytes:
 
 
 def _sheet(video: bytes, *, tiles: int, columns: int, width: int | None) -> bytes:
-    import av  # its libraries take a moment to load, and only this needs them
-
+    try:
+        import av  # its libraries take a moment to load, and only this needs them
+    except ModuleNotFoundError as error:
+        raise ValueError("stills need the extra `video`") from error
     try:
         with av.open(io.BytesIO(video), "r") as container:
             source = container.streams.video[0]

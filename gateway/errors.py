@@ -13,7 +13,7 @@ GatewayError
 ├── Conflict                  409
 ├── BodyTooLarge              413
 ├── UnsupportedMediaType      415
-├── RateLimited               429  a limit of the key or tenant: Retry-After says when, or it is final
+├── RateLimited               429  a limit of the key or tenant; final if too large
 ├── InsufficientQuota         429  the budget is spent: final
 ├── QueueFull                 429  room will come: Retry-After says when
 ├── EngineFailed              502  every replica that was tried broke before its first byte

@@ -9,8 +9,8 @@ from typing import Any
 
 from gateway.admission import Admit, Decision, Outlook, Reject, Wait
 from gateway.call import Call, Outcome, Receipt
+from gateway.plans import Placed, Plan
 from gateway.routing.router import Choice, Scored
-from gateway.steering import Placed, Plan
 
 SHOWN = 5  # candidates per decision
 

@@ -1,5 +1,7 @@
 """What do measured calls say of our predictions? Small controllers, one number each; pure."""
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -12,7 +14,7 @@ SETTLE_S = 1.0  # one lesson from the calls that ran side by side
 LEAST_PACE, MOST_PACE = 0.4, 1.15
 
 MARGIN_QUANTILE = 0.98
-MARGIN_STEP = 0.03  # of the limit, per call
+MARGIN_CALLS, MARGIN_LEAST_CALLS = 128, 16
 LEAST_MARGIN, MOST_MARGIN = 0.05, 0.4  # of the limit
 
 OUTLIER_RATIO = 3.0  # of the pool's median
@@ -41,14 +43,18 @@ class Pace:
             self._settled_at = now + SETTLE_S
 
 
-@dataclass(slots=True)
 class Margin:
     """What a TTFT prediction must leave: the 98th percentile of how much too early it was.
 
-    Follows the quantile by small steps; kept between 5 and 40 % of the limit. Starts at 10 %.
+    Over the last 128 calls, between 5 and 40 % of the limit; 10 % until sixteen have been seen.
     """
 
-    share: float = 0.1
+    __slots__ = ("_in_order", "_sorted", "share")
+
+    def __init__(self) -> None:
+        self.share = 0.1
+        self._in_order: deque[float] = deque()
+        self._sorted: list[float] = []
 
     def within(self, limit_s: float) -> float:
         """Give the margin in seconds."""
@@ -57,10 +63,14 @@ class Margin:
     def observe(self, late_s: float, limit_s: float) -> None:
         """Take in by how much a first token came later than predicted."""
         late = late_s / limit_s
-        if late > self.share:
-            self.share = min(self.share + MARGIN_STEP * MARGIN_QUANTILE, MOST_MARGIN)
-        else:
-            self.share = max(self.share - MARGIN_STEP * (1.0 - MARGIN_QUANTILE), LEAST_MARGIN)
+        self._in_order.append(late)
+        insort(self._sorted, late)
+        if len(self._in_order) > MARGIN_CALLS:
+            del self._sorted[bisect_left(self._sorted, self._in_order.popleft())]
+        count = len(self._sorted)
+        if count >= MARGIN_LEAST_CALLS:
+            found = self._sorted[min(int(MARGIN_QUANTILE * count), count - 1)]
+            self.share = min(max(found, LEAST_MARGIN), MOST_MARGIN)
 
 
 @dataclass(slots=True)
@@ -81,6 +91,7 @@ class Outliers:
     """
 
     _by_replica: dict[str, _Lateness] = field(default_factory=dict)
+    _until: float = -inf
 
     def observe(self, replica_id: str, ratio: float, now: float) -> None:
         """Take in one call: measured over predicted seconds to the first token."""
@@ -95,11 +106,14 @@ class Outliers:
         median = others[len(others) // 2]
         if len(others) >= 3 and out < allowed and found.ratio > OUTLIER_RATIO * max(median, 1.0):
             found.until = now + found.eject_s
+            self._until = max(self._until, found.until)
             found.eject_s = min(2.0 * found.eject_s, MOST_EJECT_S)
             found.calls, found.ratio = 0, 1.0
 
     def ejected(self, now: float) -> frozenset[str]:
         """Give the replicas that get no calls now."""
+        if now >= self._until:
+            return frozenset()
         return frozenset(r for r, x in self._by_replica.items() if now < x.until)
 
     def keep_only(self, ids: Collection[str]) -> None:

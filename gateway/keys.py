@@ -17,7 +17,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from backends.clock import Clock
-from gateway.call import Principal, Quota
+from gateway.call import NO_QUOTA, Principal, Quota
 
 PREFIX = "sk-sluice-"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -42,7 +42,7 @@ class Grant:
     classes: frozenset[str] | None = None
     default_class: str | None = None
     expires_at: float | None = None
-    quota: Quota = Quota()
+    quota: Quota = NO_QUOTA
 
 
 @dataclass(frozen=True, slots=True)

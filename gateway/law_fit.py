@@ -110,6 +110,8 @@ class Fit:
 
     def __init__(self, profile: StepLaw, *, like: "Fit | None" = None) -> None:
         self._profile = profile
+        self.c0_s: float
+        self.slowness: float
         self.c0_s = profile.c0_s if like is None else like.c0_s
         self.slowness = 1.0 if like is None else like.slowness
         self.seen = 0

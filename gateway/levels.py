@@ -1,8 +1,9 @@
 """Which replicas are kept shallow for the tightest class, and which may be filled deeper? Pure.
 
 A replica that runs calls of several classes must keep the tightest one's TPOT, so a class that may
-fill replicas deep takes them from one that may not. Each class with demand is given replicas enough
-for it, tightest first; looser classes may use what is left on those, within the tight bounds.
+fill replicas deep takes them from one that may not, and is served worse by them than by deep ones.
+Each class with demand is given replicas enough for it, tightest first; of these the last one, which
+it does not need whole, is shared with looser classes within the tight bounds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,14 @@ from math import ceil, exp
 HEADROOM = 1.2  # of the demand, since it comes in bursts
 MEMORY_S = 8.0  # of the demand
 SEEN_S = 60.0  # a class that called within this keeps one replica at least
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The class that a replica is kept for; `alone`: looser classes get nothing there."""
+
+    name: str
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -40,24 +49,32 @@ def levels(
     demand: Mapping[str, float],
     does_per_s: Mapping[str, float],
     replicas: Sequence[str],
-    before: Mapping[str, str],
-) -> Mapping[str, str]:
+    before: Mapping[str, Level],
+) -> Mapping[str, Level]:
     """Give each replica the class that it is kept for.
 
     `classes` are those with demand, tightest first; `does_per_s` is the work that one replica does
     in a second within each one's bounds. Replicas come in order of how much runs on them, the least
     first; one that was kept for a class `before` stays there as long as the class needs as many.
-    The loosest class has all that is left; a tighter one has at least one replica.
+    The loosest class has all that is left, and one replica at least is open to it; a tighter one
+    has at least one, if only in common with others.
     """
     if not classes:
         return {}
     free = list(replicas)
-    given: dict[str, str] = {}
+    given: dict[str, Level] = {}
     for name in classes[:-1]:
-        needed = max(1, ceil(HEADROOM * demand[name] / max(does_per_s[name], 1e-9)))
-        stay = [r for r in free if before.get(r) == name]
-        others = [r for r in free if before.get(r) != name]
-        for replica in [*stay, *others][:needed]:
-            given[replica] = name
+        needed = HEADROOM * demand[name] / max(does_per_s[name], 1e-9)
+        chosen = sorted(free, key=lambda r: _rank(before.get(r), name))[: max(1, ceil(needed))]
+        for replica in chosen:
             free.remove(replica)
-    return {**given, **dict.fromkeys(free, classes[-1])}
+            alone = len(given) + 1 < len(replicas) and chosen.index(replica) < int(needed)
+            given[replica] = Level(name, alone)
+    return {**given, **dict.fromkeys(free, Level(classes[-1]))}
+
+
+def _rank(level: Level | None, name: str) -> int:
+    """Put replicas first that were kept for a class alone, then those in common."""
+    if level is None or level.name != name:
+        return 2
+    return 0 if level.alone else 1

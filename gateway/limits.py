@@ -110,7 +110,10 @@ class Limiter:
         of_tenant = self._tenants.get(principal.tenant)
         if principal.quota is None and of_tenant is None:
             return _NONE
-        found = {f"key:{principal.key_id}": principal.quota, "tenant": of_tenant}
+        found = {
+            f"key:{principal.key_id}": principal.quota,
+            f"tenant:{principal.tenant}": of_tenant,
+        }
         return {name: quota for name, quota in found.items() if quota is not None}
 
 
@@ -140,9 +143,10 @@ def _refusal(answer: Answer, size: int) -> GatewayError:
         case unit:
             return RateLimited(
                 f"The limit of {answer.limit} {_UNITS[unit or 'requests']} is reached."
-                f" Try again in {answer.after_s:.3f} s.",
+                + ("" if answer.after_s < 0 else f" Try again in {answer.after_s:.3f} s."),
                 unit="tokens" if unit == "tokens" else "requests",
-                retry_after_s=answer.after_s,
+                retry_after_s=None if answer.after_s < 0 else answer.after_s,
+                final=answer.after_s < 0,
                 headers=headers,
             )
 

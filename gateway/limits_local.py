@@ -1,8 +1,8 @@
 """What may the next call cost while the store is away? This gateway's share, by its own count.
 
 The same rules as in `lua/limits.lua`, with every limit divided by the number of gateways that were
-last seen, and with windows that begin empty. Budgets are not enforced meanwhile; what is used is
-settled when the store is back. So a key may get at most twice its limit in the minute in which the
+last seen, and with windows that begin empty. Budgets are not enforced meanwhile, and what is used
+meanwhile is not charged to them. So a key may get at most twice its limit in the minute in which the
 store goes, its limit per minute after that, and one call more per gateway where that is less.
 """
 
@@ -55,26 +55,19 @@ class LocalLimits:
         planned: list[tuple[_Window, int]] = []
         rooms: dict[str, Room] = {}
         for name, quota in quotas.items():
-            dimensions = (
-                ("requests", quota.requests_per_min, 1),
-                ("tokens", quota.tokens_per_min, tokens),
-            )
-            for what, limit, amount in dimensions:
-                if limit is None:
-                    continue
+            for what, limit, amount in _dimensions(quota, tokens):
                 share = max(1, limit // among)
                 window = self._windows.setdefault((name, what), _Window())
                 window.drop_old(now)
                 if amount > limit:
-                    return Answer("size", -1.0, limit)
+                    return Answer("size" if what == "tokens" else what, -1.0, limit)
                 if window.total and window.total + amount > share:
                     return Answer(what, window.after_s(amount, share, now), limit)
                 planned.append((window, amount))
                 left = max(0, share - window.total - amount)
                 if what not in rooms or left < rooms[what].remaining:
                     rooms[what] = Room(limit, left, WINDOW_S)
-            running = self._running.get(name, ())
-            if quota.concurrency is not None and len(running) >= max(1, quota.concurrency // among):
+            if quota.concurrency is not None and self._is_full(name, quota.concurrency, among):
                 return Answer("concurrency", 1.0, quota.concurrency)
         for window, amount in planned:
             window.add(amount, now)
@@ -92,6 +85,12 @@ class LocalLimits:
                 if not running:
                     del self._running[name]
 
-    def clear(self) -> None:
-        """Forget the windows: the store counts again."""
-        self._windows.clear()
+    def _is_full(self, name: str, concurrency: int, among: int) -> bool:
+        share = min(concurrency, max(1, concurrency // among))
+        return len(self._running.get(name, ())) >= share
+
+
+def _dimensions(quota: Quota, tokens: int) -> list[tuple[str, int, int]]:
+    """Give what is limited per minute: its name, its limit, and what the call takes of it."""
+    found = (("requests", quota.requests_per_min, 1), ("tokens", quota.tokens_per_min, tokens))
+    return [(what, limit, amount) for what, limit, amount in found if limit is not None]

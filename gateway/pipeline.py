@@ -1,7 +1,7 @@
 """In which order is a call served? Read this first.
 
-key -> class -> limits -> candidates -> admission -> slot -> relay -> receipt. Stages know nothing of each
-other; a call that fails before its first byte may go round again on another replica.
+key -> class -> limits -> candidates -> admission -> slot -> relay -> receipt. Stages know nothing
+of each other; a call that fails before its first byte may go round again on another replica.
 """
 
 import asyncio
@@ -16,11 +16,12 @@ from gateway.errors import GatewayError, NoReplica, QueueFull
 from gateway.explain import Record
 from gateway.explain_store import Explanations
 from gateway.limits import Limiter
+from gateway.plans import Placed, Plan
 from gateway.queue.ledger import Ledger, Slot
 from gateway.relay import AttemptFailed, Relay, engine_headers
 from gateway.retry_budget import RetryBudget
 from gateway.sink import Sink
-from gateway.steering import Placed, Plan, Steering
+from gateway.steering import Steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Pipeline:
             self._explanations.record(call, receipt) as record,
             self._accounting.account(receipt) as account,
         ):
-            claim = await self._limits.reserve(call, lambda: self._steering.plan(call).size.tokens)
+            claim = await self._limits.reserve(call, lambda: self._steering.tokens(call))
             try:
                 if claim is not None:
                     call.limit_headers = claim.headers
@@ -156,7 +157,9 @@ class Pipeline:
         within_s = min(decision.at_most_s, call.deadline - loop.time())
         reason: Reason | None = None
         try:
-            slot = await self._ledger.acquire(steering.ask(plan, choice, tried), within_s=within_s)
+            with steering.waiting(plan):
+                ask = steering.ask(plan, choice, tried)
+                slot = await self._ledger.acquire(ask, within_s=within_s)
             placed = steering.placed(plan, slot, question)
             record.placed(placed)
             if placed.is_in_time or not (outlook.reachable and outlook.sure):

@@ -4,7 +4,7 @@ Looked at twice a second and whenever the fleet changes; decisions in between re
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from backends.capacity import Mix, StepLaw, work_s
@@ -14,12 +14,13 @@ from backends.slo import Class
 from gateway.estimates import Size
 from gateway.feedback import Margin, Outliers, Pace
 from gateway.law import LiveLaw, Speed
-from gateway.levels import Demand, levels
+from gateway.levels import Demand, Level, levels
 from gateway.queue.ledger import Candidate, Cost
 from gateway.routing.prefixes import PrefixIndex
 from gateway.routing.prospects import (
     KV_FILL,
     Prospect,
+    Roster,
     busy_s,
     prefill_bound,
     slots,
@@ -46,9 +47,9 @@ class PoolState:
     model: str
     reference: StepLaw
     mix: Mix
-    prospects: tuple[Prospect, ...] = ()
+    roster: Roster = field(default_factory=Roster)
     does_per_s: Mapping[str, float] = field(default_factory=dict)
-    kept_for: Mapping[str, str] = field(default_factory=dict)
+    kept_for: Mapping[str, Level] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
     paces: dict[tuple[str, str], Pace] = field(default_factory=dict)
     margins: dict[str, Margin] = field(default_factory=dict)
@@ -65,7 +66,9 @@ class PoolState:
 
     def work_s(self, size: Size) -> float:
         """Give a call's token work in the unit of this pool: seconds of its reference law."""
-        return work_s(self.reference, Mix(size.prompt_tokens, size.output_tokens, 1.5))
+        law, prompt, output = self.reference, size.prompt_tokens, size.output_tokens
+        resident = prompt + 0.75 * output  # with half as much again for the spread
+        return law.c_tok_s * (prompt + output) + law.c_kv_s * output * resident
 
     def margin(self, class_name: str) -> Margin:
         """Give what this class's TTFT predictions must leave."""
@@ -127,8 +130,8 @@ class Pools:
             del state.paces[gone]
         speeds = {s.replica.id: self.law.speed(s.replica) for s in pool.routable}
         self._keep(state, pool, speeds, now)
-        state.prospects = tuple(
-            self._prospect(state, s, speeds[s.replica.id]) for s in pool.routable
+        state.roster = Roster.of(
+            tuple(self._prospect(state, s, speeds[s.replica.id]) for s in pool.routable)
         )
         state.does_per_s = {
             name: sum(self._does_per_s(state, speed, name) for speed in speeds.values())
@@ -175,8 +178,8 @@ class Pools:
     def _prospect(self, state: PoolState, standing: Standing, speed: Speed) -> Prospect:
         replica, load = standing.replica, standing.load
         foreign = state.foreign.get(replica.id, _Foreign()).both
-        tightest = state.kept_for.get(replica.id)
-        tpot_s = None if tightest is None else self._classes[tightest].targets(state.model).tpot_s
+        level = state.kept_for.get(replica.id)
+        tpot_s = None if level is None else self._classes[level.name].targets(state.model).tpot_s
         return Prospect(
             replica=replica,
             speed=speed,
@@ -206,8 +209,16 @@ class Pools:
             )  # fmt: skip
             room = max(count - foreign, 1)
             own[name] = Candidate(replica_id, room, kv, prefill_bound(speed, targets))
-        kept_for = state.kept_for.get(replica_id)
-        return own if kept_for is None else {n: _within(c, own[kept_for]) for n, c in own.items()}
+        level = state.kept_for.get(replica_id)
+        if level is None:
+            return own
+        kept, rank = own[level.name], self._classes[level.name].rank
+        return {
+            name: replace(each, sequences=0)
+            if level.alone and self._classes[name].rank > rank
+            else _within(each, kept)
+            for name, each in own.items()
+        }
 
 
 def _within(own: Candidate, kept: Candidate) -> Candidate:

@@ -6,7 +6,6 @@ worded as errors of the API, and slow or oversized heads are bounded.
 """
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from gateway.errors import (
     envelope,
     headers,
 )
+from gateway.ids import new_id
 from gateway.sink import Flow, Header
 
 EXTENSION = "sluice.turn"
@@ -34,7 +34,7 @@ EXTENSION = "sluice.turn"
 
 def new_request_id() -> str:
     """Give the id of a new request."""
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{new_id()}"
 
 
 class HeadersTooLarge(InvalidRequest):
@@ -120,13 +120,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Httptools: a piece of the body."""
-        if self.cycle is not None and not self._is_refused:
+        if self._has_request and not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Httptools: the request is complete."""
         self._stop_draining()
-        if self.cycle is not None and not self._is_refused:
+        if self._has_request and not self._is_refused:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -136,7 +136,7 @@ class GatewayProtocol(HttpToolsProtocol):
         would see a broken connection instead of the answer.
         """
         super().on_response_complete()
-        cycle = self.cycle
+        cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_complete and cycle.more_body:
             self._drain_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
 
@@ -157,7 +157,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """
         self._is_refused = True
         self._stop_timer()
-        cycle = self.cycle
+        cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             is_next = not self.pipeline and not cycle.response_started
             if not (is_next and cycle.more_body):
@@ -175,6 +175,10 @@ class GatewayProtocol(HttpToolsProtocol):
         lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
         self.transport.write(f"HTTP/1.1 {error.status} Error\r\n{lines}\r\n".encode() + body)
         self.transport.close()
+
+    @property
+    def _has_request(self) -> bool:
+        return self.cycle is not None
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -273,6 +277,7 @@ class DirectSink:
         """Send what is left and end the answer."""
         cycle = self._cycle
         if cycle.disconnected or self._transport.is_closing():
+            cycle.disconnected = True  # uvicorn hears of it a moment later, and would complain
             return
         if data:
             self.write(data)

@@ -7,7 +7,7 @@ backlog of now ends. So each promise takes a part of the time to come, and keeps
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-SHARE = 0.5  # of what a pool does that may be promised; the rest stays with new calls
+SHARE = 0.25  # of what a pool does that may be promised; the rest stays with new calls
 EARLY_S, LATE_S = 0.5, 5.0  # how much earlier or later than told a caller may return
 HORIZON_S = 120.0
 MOST = 20_000

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
+import resource
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -13,12 +16,17 @@ import uvicorn
 from fastapi import FastAPI
 
 from backends.store import connect
+from backends.store_schema import check_schema
 from gateway.api.admin import admin_app
+from gateway.api.admin_autoscale import autoscale_routes
 from gateway.api.admin_jobs import job_routes
 from gateway.api.explanations import explanation_routes
+from gateway.api.health import count
 from gateway.api.health import router as probes
 from gateway.app import create_app, services_for
+from gateway.control import WorkerEnd
 from gateway.protocol import protocol_class
+from gateway.reload import Reloader, reload_routes, server_context
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.telemetry import set_up_logs
@@ -36,30 +44,61 @@ class Bound:
     metrics_url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The bound sockets of one process."""
+
+    public: socket.socket
+    admin: socket.socket
+
+
+Together = Callable[[Callable[[], bytes]], WorkerEnd]
+
+
 async def serve(
     settings: Settings,
     *,
     redis_url: str,
     on_ready: Callable[[Bound], None] | None = None,
     stop: asyncio.Event | None = None,
+    listeners: Listeners | None = None,
+    together: Together | None = None,
+    again: Callable[[], Settings] | None = None,
 ) -> int:
     """Serve until told to stop; give the process's exit status.
 
     With `stop` None SIGTERM and SIGINT are ours: the first drains, the second ends at once.
+    `listeners` None: they are made here. `together` is given by one process of several: it takes
+    what counts and gives what speaks with the others. `again` reads the settings a second time, for
+    SIGHUP and POST /admin/reload.
+    Raises WrongSchema, and ConfigError for a certificate that cannot be used.
     """
     set_up_logs(settings.telemetry.log_level, settings.telemetry.log_format)
+    spare_the_collector()
+    allow_open_files()
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
+        await check_schema(redis)
         services = await stack.enter_async_context(services_for(settings, redis))
-        public = _Server(_config(settings, create_app(services, docs=settings.docs)))
-        admin = _Server(_config(settings, _admin(services)))
-        bound, sockets = _bind(settings, stack)
+        reloader = Reloader(services, again, server_context(settings))
+        apps = create_app(services, docs=settings.docs), _admin(services, reloader)
+        if together is not None:
+            end = together(lambda: count(services))
+            services.background.start(end.run(), "workers")
+            for app in apps:
+                app.state.gather = end.gather
+        public, admin = (_Server(_config(settings, app)) for app in apps)
+        public.context = reloader.context
+        sockets = _own(settings, stack) if listeners is None else listeners
+        bound = bound_to(settings, sockets.public, sockets.admin)
         ended = asyncio.Event() if stop is None else stop
         if stop is None:
             stack.enter_context(_signals(ended))
-        await stack.enter_async_context(_running(public, sockets[0]))
-        await stack.enter_async_context(_running(admin, sockets[1]))
+        if again is not None:
+            stack.enter_context(_hangup(services, reloader))
+        await stack.enter_async_context(_running(public, sockets.public))
+        await stack.enter_async_context(_running(admin, sockets.admin))
         if on_ready is not None:
             on_ready(bound)
         structlog.get_logger("sluice").info("serving", url=bound.base_url, admin=bound.admin_url)
@@ -81,19 +120,42 @@ async def drain(services: Services, server: "_Server", within_s: float) -> None:
     log.info("drained", in_flight=services.lifecycle.in_flight)
 
 
-def _admin(services: Services) -> FastAPI:
+@contextmanager
+def _hangup(services: Services, reloader: Reloader) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        services.background.start(reloader.on_signal(), "reload")
+
+    loop.add_signal_handler(signal.SIGHUP, told)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _admin(services: Services, reloader: Reloader) -> FastAPI:
     return admin_app(
         services,
         probes=probes,
         more=[
             explanation_routes(services.explanations),
             job_routes(services.jobs, services.clock),
+            autoscale_routes(services.redis, services.clock),
+            reload_routes(reloader),
         ],
     )
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signals: the process decides when to end."""
+    """uvicorn without its signals: the process decides when to end. `context`: its TLS."""
+
+    context: ssl.SSLContext | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn: listen."""
+        self.config.ssl = self.context
+        await super().startup(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,26 +206,58 @@ def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     )
 
 
-def _bind(settings: Settings, stack: AsyncExitStack) -> tuple[Bound, list[socket.socket]]:
-    places = ((settings.host, settings.port), (settings.admin_host, settings.admin_port))
-    sockets = [_listen(host, port) for host, port in places]
-    for listener in sockets:
-        stack.callback(listener.close)
-    shown = [_url(host, s.getsockname()[1]) for (host, _), s in zip(places, sockets, strict=True)]
-    return Bound(f"{shown[0]}/v1", shown[1], f"{shown[0]}/metrics"), sockets
+def _own(settings: Settings, stack: AsyncExitStack) -> Listeners:
+    public = listen(settings.host, settings.port)
+    stack.callback(public.close)
+    admin = listen(settings.admin_host, settings.admin_port)
+    stack.callback(admin.close)
+    return Listeners(public, admin)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def bound_to(settings: Settings, public: socket.socket, admin: socket.socket) -> Bound:
+    """Say where these sockets listen."""
+    scheme = "http" if settings.tls.cert_file is None else "https"
+    at = _url(settings.host, public.getsockname()[1], scheme)
+    admin_at = _url(settings.admin_host, admin.getsockname()[1])
+    return Bound(f"{at}/v1", admin_at, f"{at}/metrics")
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Bind a socket; `shared`: others of this user may bind to the same port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((host, port))
     return listener
 
 
-def _url(host: str, port: int) -> str:
+def allow_open_files() -> None:
+    """Raise the soft limit on open files to the hard one: a stream takes two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return  # a system that does not take its own limit: the soft one stays
+
+
+def spare_the_collector() -> None:
+    """Let the cyclic garbage collector look at less, and less often.
+
+    What is there when a process begins stays to its end; calls and streams make few cycles. The
+    defaults walk all open streams for every 700 objects, which is a pause for each of them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def _url(host: str, port: int, scheme: str = "http") -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 shown, not bound
-    return f"http://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{port}"
+    return (
+        f"{scheme}://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{port}"
+    )
 
 
 @contextmanager

@@ -38,9 +38,9 @@ class Lifecycle:
     in_flight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
-    """Everything that routes need, by name."""
+    """Everything that routes need, by name; `settings` alone is exchanged, by a reload."""
 
     settings: Settings
     clock: Clock

@@ -117,6 +117,31 @@ class Explain(Section):
     )
 
 
+class Isolation(Section):
+    """What tenants may learn of each other."""
+
+    cache_salt: bool = Field(
+        True,
+        description="Keep tenants' prefix caches apart inside engines, so that no tenant can tell "
+        "by an answer's time what another has asked. The tenant `default` has no salt.",
+    )
+
+
+class Tls(Section):
+    """TLS on the API's own port; both files or neither. Read again by a reload."""
+
+    cert_file: Path | None = Field(None, description="Certificate chain, PEM.")
+    key_file: Path | None = Field(None, description="Its private key, PEM.")
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise PydanticCustomError(
+                "tls_half", "allowed: both cert_file and key_file, or neither", {"field": "tls"}
+            )
+        return self
+
+
 class TargetSettings(Section):
     """The limits promised to a class; nothing given: no promise."""
 
@@ -304,7 +329,7 @@ class Settings(Section):
         "127.0.0.1", min_length=1, description="Address of the admin API and of /metrics."
     )
     admin_port: Port = Field(8001, description="Port of the admin API; 0: any free one.")
-    workers: int = Field(1, ge=1, le=1, description="Processes; run more gateways for more.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve the port.")
     no_auth: bool = Field(False, description="Serve without keys; on a loopback address only.")
     redis_url: str | None = Field(
         None,
@@ -327,6 +352,8 @@ class Settings(Section):
     retries: Retries = Field(Retries(), description="Failures before the first byte.")
     routing: Routing = Field(Routing(), description="The choice of a replica.")
     explain: Explain = Field(Explain(), description="Records of decisions.")
+    isolation: Isolation = Field(Isolation(), description="What tenants may learn of each other.")
+    tls: Tls = Field(Tls(), description="TLS on the API's own port.")
     classes: Annotated[FrozenMap[Name, ClassSettings], BeforeValidator(_with_default_classes)] = (
         Field({}, description="Promises by name, laid over MLPerf's interactive, server, offline.")
     )

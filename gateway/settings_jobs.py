@@ -1,7 +1,7 @@
 """What may an operator set of jobs: videos, batches, where their results lie, who is told?"""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationInfo, model_validator
 
@@ -130,5 +130,12 @@ class WebhookSettings(Section):
 class FetchSettings(Section):
     """Images that callers name by URL."""
 
+    urls: Literal["forbid", "fetch", "pass"] = Field(
+        "fetch",
+        description="In conversations: `fetch` by the gateway, from public networks, `forbid` or "
+        "`pass` on to the engine, which then asks any address that it reaches.",
+    )
+    most_images: int = Field(8, ge=1, le=256, description="Images by URL in one request.")
+    image_bytes: Bytes = Field(20 * MIB, ge=1024, description="Largest image fetched.")
     allow_private: bool = Field(False, description="Allow private and loopback addresses.")
     timeout_s: Seconds = Field(10.0, description="Longest time for one image.")

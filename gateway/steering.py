@@ -4,10 +4,9 @@ One per gateway process, in front of the ledger: `plan` sizes a call up, `choose
 `outlook` says what admission wants to know, and the rest takes in how it went.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from math import inf
 from random import Random
 from zlib import crc32
@@ -16,56 +15,22 @@ from backends.clock import Clock
 from backends.registry import Registry
 from backends.slo import Class, Targets
 from gateway.admission import Outlook
-from gateway.call import Call, Operation, Receipt
+from gateway.call import Call, Receipt
 from gateway.estimates import Estimates, Size
+from gateway.lessons import Lessons
 from gateway.levels import Demand
+from gateway.plans import GENERATES, Placed, Plan
 from gateway.pools import LAW_SHARE, Pools, PoolState
 from gateway.queue.ledger import Ask, Candidate, Cost, Ledger, Slot
 from gateway.returns import Returns
 from gateway.routing.policies import policy
-from gateway.routing.predictions import Prediction, predict
+from gateway.routing.predictions import predict
 from gateway.routing.prefixes import block_keys
 from gateway.routing.router import Choice, Question, is_reachable
+from gateway.waiters import Waiters
 
 LOOK_EVERY_S = 0.5
 HASTE_S = 3600.0  # who returns when told comes before who is new, in the order of deadlines
-GENERATES = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One call sized up; instants are monotonic, `first_token_by` infinite without a TTFT.
-
-    `returns`: it was refused before and has come back when it was told to.
-    """
-
-    call: Call
-    klass: Class
-    targets: Targets
-    size: Size
-    work_s: float
-    first_token_by: float
-    keys: tuple[int, ...] = ()
-    returns: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A call's place: its slot, and what the replica was predicted to do from then on."""
-
-    plan: Plan
-    slot: Slot
-    prediction: Prediction | None
-    granted: float
-    margin_s: float = 0.0
-
-    @property
-    def is_in_time(self) -> bool:
-        """Whether the first token can still come in time, as predicted."""
-        if self.prediction is None:
-            return True
-        ready = self.granted + self.prediction.ttft_s + 0.5 * self.margin_s
-        return ready <= self.plan.first_token_by
 
 
 class Steering:
@@ -94,7 +59,9 @@ class Steering:
         self._most_waiting = most_waiting
         self.estimates = Estimates()
         self.pools = Pools(classes, ledger.outstanding, rtt_s or {}, promises=self._promises)
+        self.lessons = Lessons(registry, ledger, clock, self.estimates, self.pools)
         self._returns: dict[str, Returns] = {}
+        self._waiters: dict[str, Waiters] = {}
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
         self.shrinking: frozenset[str] = frozenset()  # models whose pools are to lose replicas
 
@@ -134,25 +101,34 @@ class Steering:
         due = inf if targets.ttft_s is None else call.arrived + targets.ttft_s
         return Plan(call, klass, targets, size, work, due, keys, back)
 
+    def tokens(self, call: Call) -> float:
+        """Guess the tokens of a call, prompt and answer, for limits; nothing is noted."""
+        if call.operation not in GENERATES:
+            return len(call.body.raw) / 4
+        size = self._size(call)
+        return size.prompt_tokens + size.output_tokens
+
     def choose(self, plan: Plan, tried: frozenset[str]) -> tuple[Choice, Question]:
         """Ask routing for the candidates."""
         call = plan.call
         state = self.pools.state(call.model)
-        if not state.prospects:
+        if not state.roster.prospects:
             self._look_again(call.model)
         question = self._question(plan, state, tried)
-        return self._policy(state.prospects, question), question
+        return self._policy(state.roster, question), question
 
     def outlook(self, plan: Plan, choice: Choice, question: Question) -> Outlook:
         """Say what admission looks at."""
         model = plan.call.model
         state = self.pools.state(model)
         best, now = choice.best, self._clock.monotonic()
-        ahead_s, waiting = 0.0, 0
+        ahead_s, waiting, own_rank = 0.0, 0, plan.klass.rank
         for rank, backlog in self._ledger.backlog(model).items():
             waiting += backlog.calls
-            if rank <= plan.klass.rank and not plan.returns:
-                ahead_s += backlog.work_s
+            if plan.returns or rank > own_rank:
+                continue
+            first = rank < own_rank
+            ahead_s += backlog.work_s if first else self._own_class_s(plan, backlog.work_s)
         slack_s = inf if best is None else question.within_s - best.prediction.ttft_s
         promised_s = 0.0
         returns = self._returns.get(model)
@@ -190,6 +166,17 @@ class Steering:
             excluded=choice.never | tried,
         )
 
+    @contextmanager
+    def waiting(self, plan: Plan) -> Iterator[None]:
+        """Cover the time that a call waits for a slot."""
+        waiters = self._waiters.setdefault(plan.call.model, Waiters())
+        rank, tenant = plan.klass.rank, plan.call.principal.tenant
+        waiters.join(rank, tenant, plan.work_s)
+        try:
+            yield
+        finally:
+            waiters.leave(rank, tenant, plan.work_s)
+
     def placed(self, plan: Plan, slot: Slot, question: Question) -> Placed:
         """Take in that a call has a slot."""
         state = self.pools.state(plan.call.model)
@@ -198,7 +185,7 @@ class Steering:
             state.prefixes.sent(slot.replica_id, plan.keys)
         if not self._promises or plan.call.operation not in GENERATES:
             return Placed(plan, slot, None, now)
-        prospect = next((p for p in state.prospects if p.replica.id == slot.replica_id), None)
+        prospect = state.roster.by_id.get(slot.replica_id)
         if prospect is None:
             return Placed(plan, slot, None, now)
         held = self._ledger.outstanding(slot.replica_id)
@@ -212,68 +199,11 @@ class Steering:
         margin_s = 0.0
         if plan.targets.ttft_s is not None:
             margin_s = state.margin(plan.klass.name).within(plan.targets.ttft_s)
-        return Placed(plan, slot, prediction, now, margin_s)
+        return Placed(plan, slot, prediction, now, margin_s, prospect.speed.at > 0.0)
 
-    @contextmanager
-    def awaiting(self, placed: Placed, receipt: Receipt) -> Iterator[None]:
-        """Cover an attempt: hears its first token, and how it went.
-
-        A unary answer tells nothing of its first token, so its prompt is taken to be done when it
-        should be, twice over.
-        """
-        timer: asyncio.TimerHandle | None = None
-        if placed.plan.call.stream:
-            receipt.on_first_byte = lambda: self.first_token(placed)
-        elif placed.prediction is not None:
-            loop = asyncio.get_running_loop()
-            expected_s = 2.0 * placed.prediction.ttft_s
-            timer = loop.call_later(expected_s, self._ledger.first_token, placed.slot)
-        try:
-            yield
-            self.ended(placed, receipt)
-        finally:
-            receipt.on_first_byte = None
-            if timer is not None:
-                timer.cancel()
-
-    def first_token(self, placed: Placed) -> None:
-        """Take in that the first token is there."""
-        self._ledger.first_token(placed.slot)
-        plan, prediction = placed.plan, placed.prediction
-        if prediction is None or not plan.call.stream:
-            return
-        now = self._clock.monotonic()
-        took_s = now - placed.granted
-        state = self.pools.state(plan.call.model)
-        if plan.targets.ttft_s is not None:
-            late_s = took_s - prediction.ttft_s
-            state.margin(plan.klass.name).observe(late_s, plan.targets.ttft_s)
-        # Against a floor, below which a ratio says more of this process than of the replica.
-        ratio = took_s / max(prediction.ttft_s, 0.05)
-        state.outliers.observe(placed.slot.replica_id, ratio, now)
-
-    def ended(self, placed: Placed, receipt: Receipt) -> None:
-        """Take in how a call went that had a slot to its end."""
-        plan, usage = placed.plan, receipt.usage
-        call = plan.call
-        if usage is None or call.operation not in GENERATES:
-            return
-        state = self.pools.state(call.model)
-        self.estimates.learn(call.principal.tenant, call.model, len(call.body.raw), usage)
-        if placed.prediction is not None:
-            state.prefixes.learn(placed.prediction.cached_tokens, usage.cached_tokens)
-        tpot_s = receipt.tpot_s
-        standing = self._registry.fleet.standing(placed.slot.replica_id)
-        if tpot_s is None or standing is None or usage.completion_tokens < 8:
-            return
-        if plan.targets.tpot_s is not None:
-            pace = state.pace(placed.slot.replica_id, plan.klass.name)
-            pace.observe(tpot_s, plan.targets.tpot_s, self._clock.monotonic())
-        held = self._ledger.outstanding(placed.slot.replica_id)
-        self.pools.law.timed(
-            standing.replica, tpot_s,
-            running=max(held.sequences, 1), kv_tokens=held.kv_tokens, now=self._clock.now(),
-        )  # fmt: skip
+    def awaiting(self, placed: Placed, receipt: Receipt) -> AbstractContextManager[None]:
+        """Cover an attempt: hears its first token, and learns how it went."""
+        return self.lessons.awaiting(placed, receipt)
 
     def return_after(self, plan: Plan, outlook: Outlook, retry_after_s: float) -> float:
         """Promise a refused call a time to come back; give it in seconds from now."""
@@ -285,6 +215,13 @@ class Steering:
             _name(plan.call), plan.work_s, outlook.does_per_s, now + retry_after_s, now
         )
         return at - now
+
+    def _own_class_s(self, plan: Plan, all_s: float) -> float:
+        waiters = self._waiters.get(plan.call.model)
+        if waiters is None:
+            return all_s
+        tenant = plan.call.principal.tenant
+        return waiters.ahead_s(plan.klass.rank, tenant, plan.work_s, all_s, self._weights)
 
     def _does_per_s(self, plan: Plan, state: PoolState) -> float:
         """Give the work that the pool does in a second for a class and those that follow it.
@@ -347,7 +284,7 @@ class Steering:
         """Tell the ledger the bounds that have changed."""
         loosest = max(self._classes.values(), key=lambda c: c.rank)
         for name in (loosest.name, *self._classes):
-            bounds = tuple(p.bounds[name] for p in state.prospects)
+            bounds = tuple(p.bounds[name] for p in state.roster.prospects)
             is_all = name == loosest.name
             key = (model, "" if is_all else name)
             if self._offered.get(key) == bounds:

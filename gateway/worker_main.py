@@ -12,6 +12,7 @@ from gateway.jobs.model import Claim, JobKind
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.telemetry import set_up_logs
+from gateway.webhooks import Webhooks
 from gateway.worker import Worker, new_name
 from gateway.worker_batch import BatchRunner
 from gateway.worker_probes import probes
@@ -76,6 +77,8 @@ async def serve_worker(
         stack.push_async_callback(redis.aclose)
         services = await stack.enter_async_context(services_for(settings, redis))
         worker = await stack.enter_async_context(worker_for(services))
+        hooks = Webhooks(redis, services.jobs, settings.webhooks, services.clock, worker.name)
+        services.background.start(hooks.run(), "webhooks")
         url = await stack.enter_async_context(probes(services, worker, host, port))
         if on_ready is not None:
             on_ready(url)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.api.calls import Asker, Read, make_call
+from gateway.api.calls import Asker, Read, guarded, make_call
 from gateway.api.generation import read_chat, read_completion
 from gateway.api.passthrough import read_embeddings
 from gateway.api.responses_create import Desk
@@ -85,6 +85,7 @@ class RowServer:
         asker = Asker(principal, {}, services)
         draft = await self._reads[endpoint](orjson.dumps(body), asker)
         arrived = asyncio.get_running_loop().time()
+        draft = await guarded(services.settings, principal, draft)
         call = make_call(services, principal, draft, {}, request_id, arrived)
         call.class_name = job.class_name
         call.deadline = arrived + max(job.deadline - services.clock.now(), 1.0)

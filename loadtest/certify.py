@@ -131,7 +131,7 @@ def certify(
     admin: Admin | None = None,
 ) -> Outcomes:
     """Run, judge and write everything but the report."""
-    out.mkdir(parents=True, exist_ok=True)
+    results.clear(out)
     found = manifest.collect(
         base_url, api_key=plan.options.api_key, admin=admin, generators=generators.count
     )

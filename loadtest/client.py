@@ -203,7 +203,7 @@ class Connection:
         self._watcher.start(self._readable)
 
     def begin(self, request: bytes, response: Response, ended: Ended, deadline_ns: int) -> None:
-        """Send a request; `ended(response, error)` is called once, from the hub, when it is over."""
+        """Send a request; `ended(response, error)` is called once, from the hub, at its end."""
         self._response = response
         self._ended = ended
         self.deadline_ns = deadline_ns

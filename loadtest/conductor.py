@@ -109,7 +109,7 @@ class Conductor:
         self._changed.set()
 
     def _until(self, due_ns: int) -> None:
-        """Sleep to within the loop's timer resolution of an instant, then yield until it has come."""
+        """Sleep to within the timer's resolution of an instant, then yield until it has come."""
         while not self._stopping:
             left_ns = due_ns - time.monotonic_ns()
             if left_ns <= 0:

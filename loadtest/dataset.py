@@ -14,6 +14,7 @@ from typing import Any
 
 from loadtest import lengths
 from loadtest.scenario import Scenario
+from loadtest.traces import Recorded
 
 # Columns in which MLPerf's files and others keep a prompt, best first.
 _PROMPTS = ("messages", "text_input", "prompt", "input", "question", "text")
@@ -22,6 +23,7 @@ _TEXT = (
     "the time of a day when light and water move over the old stone road to town where people "
     "work and talk about what they made and how long it took to do it well with few hands"
 )
+_BLOCK_TOKENS = 512
 _WORDS = tuple(_TEXT.split())
 
 
@@ -89,23 +91,26 @@ def text(index: int, tokens: int) -> str:
     return " ".join(head + body)
 
 
-def recorded(
-    rows: Sequence[tuple[int, int]],
-    name: str,
-    digest: str,
-    labels: Sequence[tuple[str, str]] = (),
-) -> Dataset:
-    """Make the dataset of a trace: row i has (prompt tokens, output tokens), (class, tenant)."""
+def recorded(rows: Sequence[Recorded], name: str, digest: str) -> Dataset:
+    """Make the dataset of a trace: row i is sample i."""
 
     def sample(index: int) -> Sample:
-        asked, answered = rows[index]
-        exact = max(1, answered)
-        group, tenant = labels[index] if labels else ("", "")
-        return Sample(text(index, asked), exact, exact, group, tenant)
+        row = rows[index]
+        exact = max(1, row.answered)
+        prompt = text_of_blocks(row.blocks, row.asked) if row.blocks else text(index, row.asked)
+        return Sample(prompt, exact, exact, row.group, row.tenant)
 
     note = "lengths from the trace, text synthetic"
-    groups, tenants = named(g for g, _ in labels), named(t for _, t in labels)
+    groups = named(row.group for row in rows)
+    tenants = named(row.tenant for row in rows)
     return Dataset(name, len(rows), sample, True, digest, note, groups, tenants)
+
+
+def text_of_blocks(blocks: Sequence[int], tokens: int) -> str:
+    """Write a prompt of blocks: equal ids give equal text, so that prefixes are shared."""
+    # Two more than a block has: the head of a text stands for four tokens in two words.
+    words = " ".join(text(block, _BLOCK_TOKENS + 2) for block in blocks).split(" ")
+    return " ".join(words[: max(1, tokens)])
 
 
 def read(path: Path, *, trust_pickle: bool = False, size: int | None = None) -> Dataset:

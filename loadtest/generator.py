@@ -1,15 +1,18 @@
-"""What does one generator process do, from options and a share of the schedule to packed records?"""
+"""What does one generator do, from options and a share of the schedule to packed records?"""
 
 from __future__ import annotations
 
 import gc
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gevent
 import yaml
+from gevent.event import AsyncResult
 
 from loadtest.client import Client, Target
 from loadtest.conductor import Conductor
@@ -20,6 +23,7 @@ from loadtest.plan import Plan
 from loadtest.records import Query
 from loadtest.store import Errors
 
+_WARM_UP_S = 120.0
 Seen = Callable[[Query, str], None]
 
 
@@ -42,10 +46,13 @@ class Generator:
         self._exchange = exchange_for(plan, self._client, self._target)
 
     def warm(self) -> None:
-        """Open connections ahead of the start and settle memory."""
+        """Send a few queries that do not count, open connections, settle memory."""
         raise_file_limit()
-        if self._plan.options.warm_connections:
-            self._client.warm(self._plan.options.warm_connections)
+        options = self._plan.options
+        if not self._plan.schedule.closed_loop:
+            self._warm_up(min(options.warm_up, self._plan.dataset.size))
+        if options.warm_connections:
+            self._client.warm(options.warm_connections)
         gc.collect()
         gc.freeze()
         gc.set_threshold(2_000, 10, 100)
@@ -60,6 +67,20 @@ class Generator:
             self._plan, positions, self._client, self._exchange, self._finished
         )
         self._conductor.run(started_ns)
+
+    def _warm_up(self, count: int) -> None:
+        """Send queries, two at a time, and wait for them, whatever becomes of them."""
+        left = iter(range(count))
+        jobs = [gevent.spawn(self._warm_lane, left) for _ in range(2)]
+        gevent.joinall(jobs, timeout=_WARM_UP_S)
+        gevent.killall(jobs)
+
+    def _warm_lane(self, left: Iterator[int]) -> None:
+        for index in left:
+            ended = AsyncResult()
+            sample = self._plan.dataset.sample(index)
+            self._exchange.begin(Query(-1, index, 0), sample, 0, partial(_note, ended))
+            ended.get()
 
     def stop(self) -> None:
         """Give up: what is in flight is recorded as unfinished before this returns."""
@@ -87,6 +108,10 @@ class Generator:
         if error:
             self.errors.add(f"{query.outcome.name.lower()}: {error}")
         self._seen(query, error)
+
+
+def _note(ended: AsyncResult, query: Query, _error: str) -> None:
+    ended.set(query)
 
 
 def exchange_for(plan: Plan, client: Client, target: Target) -> Exchange:

@@ -38,6 +38,7 @@ class RunOptions:
     insecure: bool = False
     timeout: float = 600.0
     warm_connections: int = 0
+    warm_up: int = 10
     late_bound_ms: float = 10.0
     tenant_keys: str = ""
     poll_s: float = 0.1
@@ -102,6 +103,7 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
         help="connections opened before the start",
         **hidden,
     )
+    add("--warm-up", type=int, default=10, help="queries before the start, unrecorded", **hidden)
     add(
         "--late-bound-ms",
         type=float,

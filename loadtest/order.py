@@ -31,7 +31,7 @@ def equal_issue(seeds: Seeds, dataset_size: int, count: int, *, min_queries: int
 def with_replacement(
     seeds: Seeds, dataset_size: int, count: int, *, min_queries: int = 100
 ) -> Indices:
-    """Order `count` queries as independent uniform draws (models without equal issue, as wan-2.2)."""
+    """Order `count` queries as independent uniform draws (models without equal issue: wan-2.2)."""
     loaded, rng = _loaded(seeds, dataset_size)
     unused = list(range(dataset_size))
     for _ in range(0, min_queries, dataset_size):

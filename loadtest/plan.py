@@ -155,6 +155,5 @@ def _traced(options: RunOptions, seeds: Seeds) -> tuple[Schedule, Dataset]:
     trace = traces.read(Path(options.trace), seed=seeds.arrivals, horizon_s=horizon_s)
     part = trace.window(options.trace_start, stop_s)
     schedule = schedules.replay(part.offsets_s, speed=options.trace_speed)
-    rows = [(asked, answered) for asked, answered in part.lengths.tolist()]
     digest = f"{part.digest}:{options.trace_start}:{stop_s}"
-    return schedule, datasets.recorded(rows, f"trace {part.name}", digest, part.labels)
+    return schedule, datasets.recorded(part.rows, f"trace {part.name}", digest)

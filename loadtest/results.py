@@ -17,6 +17,7 @@ from loadtest.figures import UNANSWERED_NS, Distribution
 from loadtest.plan import Plan
 from loadtest.records import RECORD, Log, Outcome
 from loadtest.rules import Mode
+from loadtest.store import RECORDS, STATUS
 from loadtest.verdict import Judgement
 
 SUMMARY = "summary.json"
@@ -126,6 +127,13 @@ def summary(found: Outcomes) -> dict[str, Any]:
         "generators": found.status.get("costs", []),
         "manifest": found.manifest,
     }
+
+
+def clear(out: Path) -> None:
+    """Make the directory of a run, without the results of an earlier one."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (SUMMARY, DETAIL, MLPERF, REPORT, RECORDS, STATUS):
+        (out / name).unlink(missing_ok=True)
 
 
 def write(out: Path, found: Outcomes) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def constant(qps: float, duration_s: float, *, dataset_size: int) -> Schedule:
 def burst(
     seed: int, qps: float, duration_s: float, *, dataset_size: int, size: int = 10
 ) -> Schedule:
-    """Start `size` queries at once, bursts arriving as a Poisson process of mean rate qps / size."""
+    """Start `size` queries at once; bursts arrive as a Poisson process of mean rate qps / size."""
     rng = np.random.default_rng(seed)
     rate = qps / size
     bursts = int(rate * duration_s + 10 * math.sqrt(rate * duration_s) + 10)

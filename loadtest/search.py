@@ -196,7 +196,7 @@ def _partial(made: plan.Plan, whole_s: float) -> plan.Plan:
 
 def _probe(made: plan.Plan, bench: Bench, place: Path, qps: float) -> Probe:
     """Run until the outlook is clear, at most the whole length."""
-    place.mkdir(parents=True, exist_ok=True)
+    results.clear(place)
     seen = Outlook.OPEN
     caution = Caution(settle_s=min(30.0, made.rules.min_duration_ns / 4e9))
 

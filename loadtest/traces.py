@@ -14,9 +14,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,33 +29,42 @@ class TraceError(ValueError):
     """A trace that cannot be read."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
-    """Recorded queries: offsets in seconds, shape (n,); lengths in tokens, (n, 2) as prompt and
-    output.
+class Recorded(NamedTuple):
+    """One recorded query: start (s), prompt and answer (tokens), class, tenant, prefix blocks.
+
+    `blocks` are Mooncake's ids of 512 prompt tokens each; equal leading ids are equal text.
     """
 
+    at_s: float
+    asked: int
+    answered: int
+    group: str = ""
+    tenant: str = ""
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Recorded queries in order of their start. `drawn`: arrivals were drawn from rates."""
+
     name: str
-    offsets_s: NDArray[np.float64]
-    lengths: NDArray[np.int64]
+    rows: tuple[Recorded, ...]
     digest: str
     drawn: bool = False
-    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def offsets_s(self) -> NDArray[np.float64]:
+        """Give the starts (s), shape (n,)."""
+        return np.array([row.at_s for row in self.rows], dtype=np.float64)
 
     def window(self, start_s: float, duration_s: float | None) -> Trace:
-        """Cut out a part; offsets then start at 0 at `start_s`."""
+        """Cut out a part; starts then count from `start_s`."""
         stop = math.inf if duration_s is None else start_s + duration_s
-        kept = (self.offsets_s >= start_s) & (self.offsets_s < stop)
-        if not kept.any():
+        kept = [row for row in self.rows if start_s <= row.at_s < stop]
+        if not kept:
             raise TraceError(f"{self.name} has nothing between {start_s:g} and {stop:g} s")
-        return Trace(
-            self.name,
-            self.offsets_s[kept] - start_s,
-            self.lengths[kept],
-            self.digest,
-            self.drawn,
-            tuple(label for label, keep in zip(self.labels, kept.tolist(), strict=False) if keep),
-        )
+        moved = tuple(row._replace(at_s=row.at_s - start_s) for row in kept)
+        return replace(self, rows=moved)
 
 
 def read(path: Path, *, seed: int = 1, horizon_s: float = 3600.0) -> Trace:
@@ -66,10 +76,8 @@ def read(path: Path, *, seed: int = 1, horizon_s: float = 3600.0) -> Trace:
         raise TraceError(f"no trace {path}")
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    digest = hashlib.sha256(raw).hexdigest()
-    first = text.lstrip()[:200]
     drawn = False
-    if first.startswith("{"):
+    if text.lstrip().startswith("{"):
         rows = list(_mooncake(text.splitlines()))
     else:
         table = csv.DictReader(io.StringIO(text))
@@ -83,20 +91,12 @@ def read(path: Path, *, seed: int = 1, horizon_s: float = 3600.0) -> Trace:
             raise TraceError(f"{path.name}: unknown columns {', '.join(sorted(names))}")
     if not rows:
         raise TraceError(f"{path.name} is empty")
-    rows.sort()
-    offsets = np.array([row[0] for row in rows], dtype=np.float64)
-    lengths = np.array([row[1:3] for row in rows], dtype=np.int64)
-    labels = tuple((row[3], row[4]) for row in rows)
-    if set(labels) == {("", "")}:
-        labels = ()
-    return Trace(path.name, offsets, lengths, digest, drawn, labels)
+    rows.sort(key=lambda row: row.at_s)
+    return Trace(path.name, tuple(rows), hashlib.sha256(raw).hexdigest(), drawn)
 
 
-Row = tuple[float, int, int, str, str]
-
-
-def _own(row: dict[str, str]) -> Row:
-    return (
+def _own(row: Mapping[str, str]) -> Recorded:
+    return Recorded(
         float(row["t_s"]),
         int(row["in_tokens"]),
         int(row["out_tokens"]),
@@ -105,15 +105,19 @@ def _own(row: dict[str, str]) -> Row:
     )
 
 
-def _mooncake(lines: Iterable[str]) -> Iterator[Row]:
+def _mooncake(lines: Iterable[str]) -> Iterator[Recorded]:
     for line in lines:
         if line.strip():
             row = json.loads(line)
-            asked, answered = int(row["input_length"]), int(row["output_length"])
-            yield row["timestamp"] / 1000, asked, answered, "", ""
+            yield Recorded(
+                row["timestamp"] / 1000,
+                int(row["input_length"]),
+                int(row["output_length"]),
+                blocks=tuple(row.get("hash_ids") or ()),
+            )
 
 
-def _servegen(table: Iterable[dict[str, str]], seed: int, horizon_s: float) -> Iterator[Row]:
+def _servegen(table: Iterable[dict[str, str]], seed: int, horizon_s: float) -> Iterator[Recorded]:
     """Draw each client's arrivals in its 10-minute windows: Gamma or Weibull gaps, lengths by
     quantile.
     """
@@ -135,7 +139,7 @@ def _servegen(table: Iterable[dict[str, str]], seed: int, horizon_s: float) -> I
         asked = _by_quantile(row, "in", rng.random(len(starts)))
         answered = _by_quantile(row, "out", rng.random(len(starts)))
         for start, one, other in zip((start_s + starts).tolist(), asked, answered, strict=True):
-            yield start, one, other, "", ""
+            yield Recorded(start, one, other)
 
 
 def _by_quantile(row: dict[str, str], what: str, unit: NDArray[np.float64]) -> list[int]:

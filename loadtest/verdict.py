@@ -304,7 +304,7 @@ def _duration(log: Log, rules: Rules) -> tuple[float, bool]:
 
 
 def _window_s(log: Log, rules: Rules) -> float:
-    """Give T: start to completion of the last-scheduled query; in Offline to the last completion."""
+    """Give T: start to completion of the last-scheduled query; Offline: to the last completion."""
     if len(log) == 0:
         return 0.0
     done = log.column("done")

@@ -1,8 +1,10 @@
-"""Write compose/rocm.yaml: one service per GPU replica, with the launch lines that `backends` holds.
+"""Write compose/rocm.yaml: one service per GPU replica, with the launch lines of `backends`.
 
 The lines stand in one place (`backends.sglang`, `backends.diffusion`); the file is made from them
-(`make compose-rocm`), and a test fails when it is not. Its comments are part of this text.
+(`make deployment`), and a test fails when it is not. Its comments are part of this text.
 """
+
+# ruff: noqa: E501 - the lines of the files that are written here, as they stand there
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +22,7 @@ FIRST_PORT = {"llama2-70b": 30000, "gpt-oss-120b": 30010}
 MIXED = {"llama2-70b": range(4), "gpt-oss-120b": range(4, GPUS)}
 
 HEAD = """\
-# Made by scripts/compose_rocm.py from the launch lines in backends/; `make compose-rocm` makes it again.
+# Made by scripts/compose_rocm.py from the launch lines in backends/; `make deployment` makes it again.
 #
 #   --profile rocm               a node of both: llama2-70b on GPUs 0-3, gpt-oss-120b on GPUs 4-7, one GPU per replica
 #   --profile rocm-llama2-70b    eight replicas of llama2-70b

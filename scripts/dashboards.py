@@ -1,4 +1,6 @@
-"""Write Grafana's dashboards: a title, and per panel what it asks Prometheus. `make dashboards`."""
+"""Write Grafana's dashboards: a title, and per panel what it asks Prometheus. `make deployment`."""
+
+# ruff: noqa: E501 - the lines of the files that are written here, as they stand there
 
 import json
 import sys
@@ -70,6 +72,14 @@ DASHBOARDS: dict[str, Sequence[Panel]] = {
         Panel("Calls refused", [(_rate("sluice_calls_total", "sluice_class, gen_ai_request_model", f'{CLASS}, outcome="refused"'), _BOTH)], "reqps"),
         Panel("Callers who left", [(_rate("sluice_calls_total", "sluice_class, gen_ai_request_model", f'{CLASS}, outcome="caller_left"'), _BOTH)], "reqps"),
         Panel("Duration of calls, p99", [(_quantile("gen_ai_server_request_duration_seconds", 0.99), _BOTH)], "s"),
+    ),
+    "Sluice: jobs": (
+        Panel("Jobs that wait", [("max by (pool) (sluice_jobs_waiting)", "{{pool}}")]),
+        Panel("Age of the job that is served next", [("max by (pool) (sluice_jobs_oldest_wait_seconds)", "{{pool}}")], "s"),
+        Panel("Jobs that have not ended, replicas taken by jobs", [("max(sluice_jobs_live)", "live"), ("max(sluice_jobs_slots)", "replicas")]),
+        Panel("Jobs taken on and ended", [(f"max by (pool) (rate(sluice_jobs_{each}_total[5m]))", each + " {{pool}}") for each in ("made", "completed", "failed", "dead")], "reqps"),
+        Panel("Back to the queue", [("max by (pool) (rate(sluice_jobs_retries_total[5m]))", "{{pool}}")], "reqps"),
+        Panel("Mean time of a job that ended well", [("max by (pool) (rate(sluice_jobs_service_seconds_total[1h])) / (max by (pool) (rate(sluice_jobs_completed_total[1h])) > 0)", "{{pool}}")], "s"),
     ),
 }  # fmt: skip
 

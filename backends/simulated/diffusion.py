@@ -319,7 +319,11 @@ def _detail(status: int, text: str) -> web.Response:
 
 async def _fields(request: web.Request) -> dict[str, Any] | None:
     if request.content_type.startswith("multipart/"):
-        return {name: value for name, value in (await request.post()).items()}
+        form = await request.post()
+        return {
+            name: value.file.read() if isinstance(value, web.FileField) else value
+            for name, value in form.items()
+        }
     try:
         found = orjson.loads(await request.read())
     except ValueError:

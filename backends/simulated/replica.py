@@ -128,8 +128,8 @@ class SimulatedReplica:
     async def _stream(self, request: web.Request, call: Call) -> web.StreamResponse:
         """Answer with frames; a caller who leaves once they flow ends the call at once."""
         await self._noticed_late(call, call.started)
+        response = web.StreamResponse(headers=_STREAM_HEADERS)
         try:
-            response = web.StreamResponse(headers=_STREAM_HEADERS)
             await response.prepare(request)
             first = call.take()
             if first:
@@ -140,6 +140,8 @@ class SimulatedReplica:
             call.attach(transport, chunked=request.version >= HttpVersion11)
             await call.ended
             await response.write_eof()
+            return response
+        except ConnectionResetError:  # the caller has left just now
             return response
         finally:
             self._forget(call)

@@ -10,6 +10,7 @@ The upstream and the load generator run on one CPU, the gateway's processes on a
 - soak: streams of 1,000 chunks until so many chunks have gone through, each compared.
 """
 
+import json
 import os
 import subprocess
 import tempfile
@@ -28,11 +29,10 @@ Figures = dict[str, float]
 
 START_WITHIN_S = 60.0
 GAP_US = 10_000
+LONG = 1000  # tokens of a stream that outlasts its window, and still is one that an engine takes
 # Offered to the saturated gateway, in microseconds between two chunks of each of 256 streams.
 SATURATING_GAPS_US = (10_000, 5_000, 2_500)
-BODY = (
-    b'{"model":"bench-model","messages":[{"role":"user","content":"hi"}],"max_tokens":1}'
-)
+BODY = b'{"model":"bench-model","messages":[{"role":"user","content":"hi"}],"max_tokens":1}'
 
 
 class Bench:
@@ -85,6 +85,7 @@ class Bench:
             processes.kernel_ticks(pids),
             processes.busy_s() - processes.cpu_s(processes.tree(os.getpid())),
             processes.memory_bytes(pids) if with_memory else 0,
+            int(json.loads(self.upstream.get("/_mock/stats"))["active"]) if with_memory else 0,
         )
 
     def pids(self) -> list[int]:
@@ -194,7 +195,7 @@ class Run:
         for gap_us in SATURATING_GAPS_US:
             self.bench.upstream.behave(gap_us=gap_us)
             load = Load(
-                mode="closed", callers=256, chunks=100_000, checked=False, warm_s=1.5,
+                mode="closed", callers=256, chunks=LONG, checked=False, warm_s=1.5,
                 for_s=self.for_s,
             )  # fmt: skip
             seen = self._load(f"saturated {gap_us}", load)
@@ -213,14 +214,16 @@ class Run:
             seen = self._load(
                 f"hold {callers}",
                 Load(
-                    mode="hold", callers=callers, chunks=100_000, checked=False,
-                    warm_s=4.0 + callers / 500, for_s=1.0,
+                    mode="hold", callers=callers, chunks=LONG, checked=False,
+                    warm_s=4.0 + callers / 120, for_s=1.0,
                 ),
             )  # fmt: skip
-            self.figures[f"memory_{callers}_bytes"] = float(seen.ended.memory_bytes)
+            if seen.ended.streams >= callers:  # else they wait somewhere, or were refused
+                self.figures[f"memory_{callers}_bytes"] = float(seen.ended.memory_bytes)
             time.sleep(1.0)
-        grown = self.figures["memory_5000_bytes"] - self.figures["memory_1000_bytes"]
-        self._note(stream_bytes=grown / 4000)
+        few, many = (self.figures.get(f"memory_{n}_bytes") for n in (1000, 5000))
+        if few is not None and many is not None:
+            self._note(stream_bytes=(many - few) / 4000)
         self.bench.upstream.behave(gap_us=GAP_US)
 
     def soak(self) -> None:

@@ -18,6 +18,7 @@ from bench.dataplane import processes
 
 HERE = Path(__file__).parent
 READY_WITHIN_S = 10.0
+REPLICAS = 8  # as many as a node has
 
 
 class NoCompiler(RuntimeError):
@@ -34,9 +35,14 @@ def build(into: Path) -> None:
         subprocess.run([compiler, "-O2", "-o", str(into / name), source, "-lm"], check=True)
 
 
+def replica_urls(port: int) -> list[str]:
+    """Give the URLs of the replicas on a port."""
+    return [f"http://127.0.0.{number}:{port}" for number in range(1, REPLICAS + 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The running upstream; `pin` is the CPU it runs on."""
+    """The running upstream: one process that stands for REPLICAS replicas."""
 
     process: subprocess.Popen[str]
     port: int
@@ -44,7 +50,7 @@ class Upstream:
     @classmethod
     def start(cls, binaries: Path, port: int, pin: Sequence[str]) -> "Upstream":
         """Start it, and return when it answers."""
-        argv = [*pin, str(binaries / "upstream"), str(port)]
+        argv = [*pin, str(binaries / "upstream"), str(port), str(REPLICAS)]
         upstream = cls(subprocess.Popen(argv, text=True), port)
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
@@ -98,13 +104,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the processes have used when a window began or ended."""
+    """What the processes have used when a window began or ended; streams open at the upstream."""
 
     cpu_s: float
     store_s: float
     ticks: tuple[int, int]
     busy_s: float
     memory_bytes: int
+    streams: int
 
 
 Look = Callable[[bool], Sample]

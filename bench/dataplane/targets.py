@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.dataplane import processes
+from bench.dataplane.instruments import replica_urls
 
 PEERS = Path(
     os.environ.get("BENCH_PEERS")
@@ -29,6 +30,11 @@ class Place:
     upstream: int
     port: int
     directory: Path
+
+    @property
+    def replicas(self) -> list[str]:
+        """The URLs of the replicas."""
+        return replica_urls(self.upstream)
 
     def write(self, name: str, text: str) -> str:
         """Write a configuration file, give its path."""
@@ -55,13 +61,14 @@ def direct(_: Place) -> Command:
 NGINX = """daemon off; worker_processes 1; error_log stderr crit; pid {dir}/nginx.pid;
 events {{ worker_connections 32768; }}
 http {{
-  access_log off; keepalive_requests 1000000; client_max_body_size 64m; client_body_buffer_size 128k;
+  access_log off; keepalive_requests 1000000;
+  client_max_body_size 64m; client_body_buffer_size 128k;
   client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
   uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
   tcp_nodelay on; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
   proxy_read_timeout 600;
   upstream engine {{
-    server 127.0.0.1:{upstream}; keepalive 16384; keepalive_requests 1000000;
+    {servers} keepalive 16384; keepalive_requests 1000000;
   }}
   server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://engine; }} }}
 }}
@@ -73,7 +80,8 @@ def nginx(place: Place) -> Command:
     found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None:
         raise NotInstalled("nginx: apt-get install nginx-light")
-    text = NGINX.format(dir=place.directory, upstream=place.upstream, port=place.port)
+    servers = " ".join(f"server {url.removeprefix('http://')};" for url in place.replicas)
+    text = NGINX.format(dir=place.directory, servers=servers, port=place.port)
     config = place.write("nginx.conf", text)
     return Command((found, "-p", str(place.directory), "-c", config))
 
@@ -83,7 +91,7 @@ def _router(place: Place, argv: tuple[str, ...], *options: str) -> Command:
     if not Path(argv[0]).exists():
         raise NotInstalled(f"{argv[0]} is missing: bench/dataplane/setup installs it")
     shared = (
-        "--worker-urls", f"http://127.0.0.1:{place.upstream}",
+        "--worker-urls", *place.replicas,
         "--host", "127.0.0.1", "--port", str(place.port),
         "--prometheus-port", str(place.port + 50),
         "--policy", "round_robin", "--log-level", "error",
@@ -109,7 +117,7 @@ def vllm_router(place: Place) -> Command:
     return _router(place, (str(PEERS / "vllm-router/bin/vllm-router"),))
 
 
-def sluice(place: Place, *, workers: int = 1) -> Command:
+def sluice(place: Place, *, workers: int = 1, policy: str = "promised") -> Command:
     """Sluice with everything on: keys in a store, admission, ledger, metrics, logs, traces."""
     argv = [sys.executable, "-m", "bench.dataplane.store_process", str(place.directory / "store")]
     store = subprocess.Popen(
@@ -127,8 +135,11 @@ def sluice(place: Place, *, workers: int = 1) -> Command:
         "admin_port": place.port + 50,
         "workers": workers,
         "redis_url": given["url"],
+        "routing": {"policy": policy},
         "upstream": {"connections_per_replica": 16384},
         "queue": {"max_waiting": 16384},
+        # No limits: a machine that others use, too, would miss them, and be told to come back.
+        "classes": {"server": {"patience_s": 600, "targets": {"default": {}}}},
         "telemetry": {
             "otlp_endpoint": f"http://127.0.0.1:{place.upstream}",
             "trace_ratio": 0.01,
@@ -137,9 +148,7 @@ def sluice(place: Place, *, workers: int = 1) -> Command:
         },
         "models": {
             "bench-model": {
-                "replicas": [
-                    {"url": f"http://127.0.0.1:{place.upstream}", "max_running": 100_000}
-                ]
+                "replicas": [{"url": url, "max_running": 100_000} for url in place.replicas]
             }
         },
     }
@@ -158,6 +167,15 @@ def sluice_two_workers(place: Place) -> Command:
     return sluice(place, workers=2)
 
 
+def sluice_unbounded(place: Place) -> Command:
+    """Sluice with a policy that fills an engine up to the engine's own limit.
+
+    For what many open streams take: the policy that keeps promises lets no more calls onto a
+    replica than its law of step times is trusted for.
+    """
+    return sluice(place, policy="least_outstanding")
+
+
 TARGETS: Mapping[str, Callable[[Place], Command]] = {
     "direct": direct,
     "sluice": sluice,
@@ -166,4 +184,5 @@ TARGETS: Mapping[str, Callable[[Place], Command]] = {
     "sglang-router": sglang_router,
     "vllm-router": vllm_router,
     "sluice-2": sluice_two_workers,
+    "sluice-unbounded": sluice_unbounded,
 }

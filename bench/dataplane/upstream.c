@@ -8,6 +8,8 @@
  * whether one is missing, out of order or altered (loadgen.c knows the frame).
  * Streams whose body asks for usage get SGLang's usage frame before [DONE].
  *
+ *   upstream PORT [REPLICAS]: listens on PORT of 127.0.0.1, 127.0.0.2 and so on
+ *
  *   GET  /_mock/config?ttft_us=&itl_us=&tokens=&tpc=&fail_status=&fail_count=
  *                     &cut_after=&hang=            set behaviour, any subset
  *   GET  /_mock/stats | /_mock/reset | /_mock/last counters, last request
@@ -29,7 +31,7 @@
 
 enum { RBUF = 16384, EVBUF = 8192 };
 typedef struct conn {
-  int fd, streaming, want_out, started;
+  int fd, streaming, want_out, started, listens;
   char *r; size_t rlen, rcap;
   char *out; size_t olen, ooff, ocap;
   long total, sent; int tpc, usage;
@@ -242,13 +244,18 @@ int main(int argc, char **argv) {
   int port = argc > 1 ? atoi(argv[1]) : 9100;
   signal(SIGPIPE, SIG_IGN);
   for (size_t i = 0; i < sizeof pad; i++) pad[i] = " word"[i % 5];
-  int ls = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
-  setsockopt(ls, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  if (bind(ls, (void *)&a, sizeof a) || listen(ls, 4096)) { perror("bind"); return 1; }
+  int one = 1, count = argc > 2 ? atoi(argv[2]) : 1;
   ep = epoll_create1(0);
-  struct epoll_event le = {.events = EPOLLIN, .data.ptr = NULL}, ev[1024];
-  epoll_ctl(ep, EPOLL_CTL_ADD, ls, &le);
+  for (int i = 1; i <= count; i++) { /* 127.0.0.1, 127.0.0.2 and so on: replicas of one fleet */
+    int ls = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(ls, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK + i - 1)};
+    if (bind(ls, (void *)&a, sizeof a) || listen(ls, 4096)) { perror("bind"); return 1; }
+    conn *k = calloc(1, sizeof *k); k->fd = ls; k->listens = 1;
+    struct epoll_event le = {.events = EPOLLIN, .data.ptr = k};
+    epoll_ctl(ep, EPOLL_CTL_ADD, ls, &le);
+  }
+  struct epoll_event ev[1024];
   uint64_t next_tick = now_us();
   for (;;) {
     struct timespec ts = {3600, 0};
@@ -259,9 +266,9 @@ int main(int argc, char **argv) {
     int n = epoll_pwait2(ep, ev, 1024, &ts, NULL);
     for (int i = 0; i < n; i++) {
       conn *c = ev[i].data.ptr;
-      if (!c) {
+      if (c->listens) {
         int fd;
-        while ((fd = accept4(ls, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+        while ((fd = accept4(c->fd, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
           setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
           conn *k = calloc(1, sizeof *k); k->fd = fd; n_conn++;
           struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = k};

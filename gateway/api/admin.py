@@ -20,6 +20,7 @@ from backends.fleet import EngineKind, Fleet, Replica, Standing
 from backends.registry import replica_id
 from gateway.api.refusals import answer, install
 from gateway.auth import Authenticator
+from gateway.call import Quota
 from gateway.errors import BadKey, BodyTooLarge, Forbidden, InvalidRequest, NotFound, Unavailable
 from gateway.keys import Grant, KeyStore
 from gateway.settings import Settings
@@ -96,6 +97,11 @@ class NewKey(_Body):
     classes: list[Name] | None = None
     default_class: Name | None = None
     expires_at: float | None = Field(None, gt=0, allow_inf_nan=False)
+    requests_per_min: int | None = Field(None, ge=0)
+    tokens_per_min: int | None = Field(None, ge=0)
+    concurrency: int | None = Field(None, ge=0)
+    tokens_per_day: int | None = Field(None, ge=0)
+    tokens_per_month: int | None = Field(None, ge=0)
 
 
 class AdminGate:
@@ -254,6 +260,13 @@ def _grant(new: NewKey, services: AdminServices) -> Grant:
         classes=None if new.classes is None else frozenset(new.classes),
         default_class=new.default_class,
         expires_at=new.expires_at,
+        quota=Quota(
+            new.requests_per_min,
+            new.tokens_per_min,
+            new.concurrency,
+            new.tokens_per_day,
+            new.tokens_per_month,
+        ),
     )
 
 

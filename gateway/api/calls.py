@@ -6,9 +6,8 @@ else is here: the key, the body's bounds, the class, the deadline, and the calle
 
 import asyncio
 import math
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 from starlette.requests import Request
@@ -26,8 +25,12 @@ from gateway.errors import (
     StreamBroken,
     UnsupportedMediaType,
 )
+from gateway.ids import new_id
+from gateway.isolation import SALTED, salt_of
+from gateway.media import settled
 from gateway.protocol import EXTENSION, DirectSink, Turn
 from gateway.services import Services
+from gateway.settings import Settings
 from gateway.sink import AsgiSink, Sink
 from gateway.wire.body import Body
 from gateway.wire.dialect import Dialect
@@ -65,7 +68,10 @@ class Asker:
     def shown_model(self, model: str) -> str | None:
         """The public name, where an engine of the pool knows the model by another."""
         pool = self.services.registry.fleet.pool(model)
-        return model if any(s.replica.served_name for s in pool.standings) else None
+        for standing in pool.standings:
+            if standing.replica.served_name:
+                return model
+        return None
 
 
 Read = Callable[[bytes, Asker], Awaitable[Draft]]
@@ -122,6 +128,7 @@ class CallRoute:
             raise Draining
         raw = await read_body(services, headers, receive, None if turn is None else turn.whole_body)
         draft = await self._surface.read(raw, Asker(principal, headers, services))
+        draft = await guarded(services.settings, principal, draft)
         call = make_call(services, principal, draft, headers, scope["sluice.id"], arrived)
         with _Listening(turn, receive) as caller:
             try:
@@ -203,6 +210,15 @@ async def read_body(
         raise RequestTimeout("The request's body did not arrive in time.") from None
 
 
+async def guarded(settings: Settings, principal: Principal, draft: Draft) -> Draft:
+    """Keep an engine from following a caller's URLs, and tenants out of each other's caches."""
+    body = await settled(draft.body, settings.fetch)
+    salt = salt_of(principal.tenant, settings.isolation) if draft.path in SALTED else None
+    if salt is not None:
+        body = Body(body.raw, {**body.ours, "cache_salt": salt})
+    return draft if body is draft.body else replace(draft, body=body)
+
+
 def make_call(
     services: Services,
     principal: Principal,
@@ -222,7 +238,7 @@ def make_call(
         patience_s = min(patience_s, _read_timeout_s(headers) - 1)
     return Call(
         id=request_id,
-        key=uuid.uuid4().hex,
+        key=new_id(),
         principal=principal,
         operation=draft.operation,
         path=draft.path,
@@ -268,6 +284,7 @@ class _Listening:
 
     def __init__(self, turn: Turn | None, receive: Receive) -> None:
         self.has_left = False
+        self._turn = turn
         self._connection = None if turn is None else turn.connection
         self._receive = receive
         self._listener: asyncio.Task[None] | None = None
@@ -291,6 +308,8 @@ class _Listening:
 
     def _leave(self) -> None:
         self.has_left = True
+        if self._turn is not None:
+            self._turn.cycle.disconnected = True  # before uvicorn asks for the rest of the answer
         if self._task is not None:
             self._task.cancel()
 

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from gateway.control import Gather
 from gateway.jobs.census import metrics_of
 from gateway.services import Services
 
@@ -43,8 +44,21 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Give the metrics in Prometheus' text format."""
+    """Give the metrics in Prometheus' text format, of all processes that serve this port."""
     services: Services = request.app.state.services
+    body = count(services)
+    gather: Gather | None = getattr(request.app.state, "gather", None)
+    if gather is not None:
+        body = await gather(body)
+    try:
+        body += metrics_of(await services.jobs.census(now=services.clock.now()))
+    except (RedisError, OSError):
+        pass  # what is ours can be told without the store
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+def count(services: Services) -> bytes:
+    """Give this process's metrics in Prometheus' text format."""
     instruments = services.metrics
     for model in services.models():
         pool = services.registry.fleet.pool(model)
@@ -52,12 +66,7 @@ async def metrics(request: Request) -> Response:
         instruments.ready.labels(model).set(len(pool.routable))
         instruments.running.labels(model).set(running)
         instruments.waiting.labels(model).set(services.ledger.waiting(model))
-    body = generate_latest(instruments.registry)
-    try:
-        body += metrics_of(await services.jobs.census(now=services.clock.now()))
-    except (RedisError, OSError):
-        pass  # what is ours can be told without the store
-    return Response(body, media_type=CONTENT_TYPE_LATEST)
+    return generate_latest(instruments.registry)
 
 
 @router.get("/version")

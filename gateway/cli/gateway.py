@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backends.store import StoreFailed, open_store
+from backends.store_schema import WrongSchema
 from gateway.cli.data_dir import DataDir
 from gateway.cli.failure import CommandFailed
 from gateway.cli.interrupts import Interrupts, run
@@ -16,8 +17,10 @@ from gateway.cli.options import (
     read_settings,
     say,
 )
-from gateway.server import Bound, serve
+from gateway.config import ConfigError
+from gateway.server import Bound
 from gateway.settings import Settings
+from gateway.workers import WorkersFailed, serve_all
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,21 +32,33 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port of the API; 0: any free one")
     parser.add_argument("--admin-port", type=int, help="port of the admin API; 0: any free one")
-    parser.add_argument("--workers", type=int, help="reserved; run more gateways for more")
+    parser.add_argument("--workers", type=int, help="processes that serve the port (default: 1)")
     options = parser.parse_args(arguments)
     names = ("host", "port", "admin_port", "workers")
-    settings = read_settings(options, {name: getattr(options, name) for name in names})
-    return run(lambda interrupts: _serve(settings, interrupts))
+    flags = {name: getattr(options, name) for name in names}
+    settings = read_settings(options, flags)
+
+    def again() -> Settings:
+        try:
+            return read_settings(options, flags)
+        except CommandFailed as error:
+            raise ConfigError(str(error)) from error
+
+    return run(lambda interrupts: _serve(settings, interrupts, again))
 
 
-async def _serve(settings: Settings, interrupts: Interrupts) -> int:
+async def _serve(settings: Settings, interrupts: Interrupts, again: Callable[[], Settings]) -> int:
     data = DataDir(settings.data_dir or default_data_dir())
     try:
         async with open_store(settings.redis_url, data.store) as store:
-            return await serve(
-                settings, redis_url=store.url, on_ready=_announce, stop=interrupts.stop
+            return await serve_all(
+                settings,
+                redis_url=store.url,
+                on_ready=_announce,
+                stop=interrupts.stop,
+                again=again,
             )
-    except (StoreFailed, OSError) as error:
+    except (StoreFailed, WorkersFailed, WrongSchema, ConfigError, OSError) as error:
         raise CommandFailed(str(error)) from error
 
 

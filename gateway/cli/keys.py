@@ -12,6 +12,7 @@ from redis import RedisError
 
 from backends.clock import SystemClock
 from backends.store import connect
+from gateway.call import Quota
 from gateway.cli.data_dir import DataDir
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.options import (
@@ -27,6 +28,13 @@ from gateway.settings import Settings
 
 T = TypeVar("T")
 
+_LIMITS = {
+    "requests_per_min": "most requests per minute",
+    "tokens_per_min": "most tokens of prompts and answers per minute",
+    "concurrency": "most calls at once",
+    "tokens_per_day": "most tokens per day (UTC)",
+    "tokens_per_month": "most tokens per month (UTC)",
+}
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -72,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--expires", metavar="WHEN", help="30d, 12h, or an instant such as 2027-01-31T12:00+01:00"
     )
+    for name, text in _LIMITS.items():
+        create.add_argument(f"--{name.replace('_', '-')}", type=_count, metavar="N", help=text)
     show = actions.add_parser("list", help="show all keys, none of them whole")
     revoke = actions.add_parser("revoke", help="close a key for good")
     revoke.add_argument("id", help="the 8 characters after `sk-sluice-`")
@@ -92,6 +102,7 @@ def _create(options: argparse.Namespace, settings: Settings, url: str) -> int:
         classes=options.classes,
         default_class=options.default_class,
         expires_at=None if options.expires is None else expiry(options.expires, now=now),
+        quota=Quota(**{name: getattr(options, name) for name in _LIMITS}),
     )
     _check_classes(grant, settings)
     key, record = _with_store(url, lambda keys: keys.create(grant))
@@ -199,3 +210,9 @@ def _names(text: str) -> frozenset[str]:
     if not names or any(" " in name for name in names):
         raise argparse.ArgumentTypeError("name at least one, separated by commas")
     return names
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("a whole number, not negative")
+    return int(text)

@@ -38,6 +38,10 @@ SUBJECTS: Mapping[str, Subject] = {
     "replicas": Subject("gateway.cli.replicas", "list, add, drain and remove a gateway's replicas"),
     "explain": Subject("gateway.cli.explain", "tell why a call went where it went"),
     "openapi": Subject("gateway.cli.openapi", "print the OpenAPI document"),
+    "autoscaler": Subject("gateway.cli.autoscaler", "scale replicas, or tell why", "autoscale"),
+    "plan": Subject("gateway.cli.plan", "how many nodes does a rate need?", "autoscale"),
+    "replay": Subject("gateway.cli.replay", "a policy on recorded traffic", "autoscale"),
+    "calibrate": Subject("gateway.cli.calibrate", "measure a replica's speed", "autoscale"),
     "certify": Subject("loadtest.cli", "load-test a gateway: VALID or INVALID", extra="loadtest"),
     "version": Subject("gateway.cli.version", "print the version"),
 }

@@ -1,6 +1,7 @@
 """How does a diffusion server come into service here: SGLang's, one without a GPU, or another's?"""
 
 import argparse
+import importlib.util
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     settings = read_settings(options)
     url = store_url(settings)
     if options.simulated:
+        if importlib.util.find_spec("av") is None:
+            raise CommandFailed("simulated videos need: pip install 'sluice[video]'", USAGE)
         return hold(lambda: _simulated(options), url, drain_s=options.drain_s)
     service = _service(options, settings)
     return hold(lambda: given(service), url, drain_s=options.drain_s)

@@ -24,8 +24,9 @@ from gateway.cli.local_fleet import Wanted, plan
 from gateway.cli.options import say
 from gateway.cli.readiness import until_ready
 from gateway.keys import Grant, KeyStore
-from gateway.server import Bound, serve
+from gateway.server import Bound
 from gateway.settings import Settings
+from gateway.workers import serve_all
 
 NO_KEY = "not-needed"
 
@@ -62,7 +63,7 @@ class Stack:
         """Serve, and start the replicas meanwhile; the end of the gateway ends the start."""
         bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(
-            serve(
+            serve_all(
                 self.settings,
                 redis_url=store.url,
                 on_ready=bound.set_result,

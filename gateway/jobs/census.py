@@ -4,11 +4,13 @@ The counts live in the store and are the same whoever is asked: take the greates
 the processes that tell them.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 JOBS = "sluice:jobs:"
@@ -67,27 +69,36 @@ async def take_census(redis: Redis, *, now: float) -> Census:
 def metrics_of(census: Census) -> bytes:
     """Give the census in Prometheus' text format."""
     registry = CollectorRegistry()
-    waiting = Gauge("sluice_jobs_waiting", "Jobs that wait.", ["pool"], registry=registry)
-    oldest = Gauge(
-        "sluice_jobs_oldest_wait_seconds",
-        "Age of the job that is served next.",
-        ["pool"],
-        registry=registry,
-    )
-    Gauge("sluice_jobs_slots", "Replicas taken by jobs.", registry=registry).set(census.slots)
-    Gauge("sluice_jobs_live", "Jobs that have not ended.", registry=registry).set(census.live)
-    counters = {
-        name: Counter(
-            f"sluice_jobs_{name.replace('_s', '_seconds')}", text, ["pool"], registry=registry
-        )
-        for name, text in COUNTED.items()
-    }
-    for name, pool in census.pools.items():
-        waiting.labels(name).set(pool.waiting)
-        oldest.labels(name).set(pool.oldest_s)
-        for each, value in pool.counts.items():
-            counters[each].labels(name).inc(value)
+    registry.register(_Told(census))
     return generate_latest(registry)
+
+
+class _Told(Collector):
+    """A census as metrics."""
+
+    def __init__(self, census: Census) -> None:
+        self._census = census
+
+    def collect(self) -> Iterator[Metric]:
+        """Give each metric with a sample per pool."""
+        census = self._census
+        waiting = GaugeMetricFamily("sluice_jobs_waiting", "Jobs that wait.", labels=["pool"])
+        oldest = GaugeMetricFamily(
+            "sluice_jobs_oldest_wait_seconds", "Age of the job served next.", labels=["pool"]
+        )
+        for name, pool in census.pools.items():
+            waiting.add_metric([name], pool.waiting)
+            oldest.add_metric([name], pool.oldest_s)
+        yield waiting
+        yield oldest
+        yield GaugeMetricFamily("sluice_jobs_slots", "Replicas taken by jobs.", census.slots)
+        yield GaugeMetricFamily("sluice_jobs_live", "Jobs that have not ended.", census.live)
+        for each, text in COUNTED.items():
+            shown = f"sluice_jobs_{each.replace('_s', '_seconds')}"
+            counter = CounterMetricFamily(shown, text, labels=["pool"])
+            for name, pool in census.pools.items():
+                counter.add_metric([name], pool.counts[each])
+            yield counter
 
 
 async def _answer(reply: Awaitable[Any] | Any) -> Any:

@@ -100,7 +100,8 @@ class Book:
     def acquire(self, lease_id: str, ask: Ask, now: float) -> list[Slot]:
         """Let a call wait, and serve those who can be; the lease must be new."""
         for candidate in ask.candidates:
-            if self.bounds.of(candidate.replica_id, ask.rank) != candidate:
+            known = self.bounds.of(candidate.replica_id, ask.rank)
+            if known is not candidate and known != candidate:
                 self.bounds.tell_of(candidate, ask.rank)
         self._order.join(lease_id, ask, now)
         granted: list[Slot] = []

@@ -22,7 +22,7 @@ from gateway.queue.order import Waiting
 
 ANSWER_S = 1.0  # a store that takes longer is away
 EXPIRY_S = 5.0  # a gateway that is silent for so long is dead
-LINGER_S = 0.001  # what nobody waits for goes with the next batch, or after this
+LINGER_S = 0.005  # what nobody waits for goes with the next batch, or after this
 
 
 @dataclass(slots=True)
@@ -58,8 +58,9 @@ class Desk:
         self._waiters: dict[str, Waiter] = {}
         self._held: dict[str, Slot] = {}
         self._loads: dict[str, Cost] = {}
-        self._asked: list[Ask] = []  # since the last batch
-        self._under_way: list[Ask] = []  # in the batch that is under way
+        # By first candidate, what has been asked of it since the last batch, and in that one.
+        self._asked: dict[str, Cost] = {}
+        self._under_way: dict[str, Cost] = {}
         self._backlog: dict[int, Backlog] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         self._operations: list[Operation] = []
@@ -74,7 +75,8 @@ class Desk:
     async def acquire(self, ask: Ask, within_s: float) -> Slot:
         """Take a slot, else wait for one."""
         for candidate in ask.candidates:
-            if self._bounds.of(candidate.replica_id, ask.rank) != candidate:
+            known = self._bounds.of(candidate.replica_id, ask.rank)
+            if known is not candidate and known != candidate:
                 self._tell(candidate, ask.rank)
         granted: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         waiter = Waiter(Waiting(self._lease_ids(), ask, self._now(), 0), granted)
@@ -125,10 +127,9 @@ class Desk:
         if self._book is not None:
             return self._book.outstanding(replica_id)
         known = self._loads.get(replica_id) or Cost(0)
-        for asks in (self._asked, self._under_way):
-            for ask in asks:
-                if ask.candidates and ask.candidates[0].replica_id == replica_id:
-                    known = _sum(known, ask.cost)
+        for asked in (self._asked, self._under_way):
+            if replica_id in asked:
+                known = _sum(known, asked[replica_id])
         return known
 
     def backlog(self) -> Mapping[int, Backlog]:
@@ -189,8 +190,10 @@ class Desk:
         waiting = waiter.waiting
         self._waiters[waiting.lease_id] = waiter
         if self._book is None:
-            if not self._backlog:
-                self._asked.append(waiting.ask)
+            ask = waiting.ask
+            if not self._backlog and ask.candidates:
+                first = ask.candidates[0].replica_id
+                self._asked[first] = _sum(self._asked.get(first, Cost(0)), ask.cost)
             self._add(exchange.acquire(waiting), urgent=True)
             return
         shares = tuple(self._share(each) for each in waiting.ask.candidates)
@@ -282,7 +285,7 @@ class Desk:
                     operations = self._operations[: exchange.MOST_OPERATIONS]
                     del self._operations[: exchange.MOST_OPERATIONS]
                 mode, self._mode = self._mode, Mode.NEXT
-                self._under_way, self._asked = self._asked, []
+                self._under_way, self._asked = self._asked, {}
                 try:
                     self._take(await self._send(mode, operations))
                 except BatchLost:
@@ -299,7 +302,7 @@ class Desk:
             )
 
     def _take(self, answer: Answer) -> None:
-        self._under_way = []
+        self._under_way = {}
         self._backlog = answer.backlog
         self._loads.update(answer.loads)
         self.drain.note(answer.released, answer.released_work_us, self._now())

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from gateway.queue.ledger import Candidate
-from gateway.routing.prospects import Prospect
+from gateway.routing.prospects import Prospect, Roster
 from gateway.routing.router import Choice, Question, candidates
 
 CACHED_SHARE = 0.3  # of the prompt, above which cache_aware follows the cache
@@ -17,7 +17,7 @@ IMBALANCE_CALLS, IMBALANCE_RATIO = 64, 1.5  # beyond both, cache_aware balances 
 class Policy(Protocol):
     """Orders the replicas for a call."""
 
-    def __call__(self, prospects: Sequence[Prospect], question: Question) -> Choice:
+    def __call__(self, roster: Roster, question: Question) -> Choice:
         """Give the candidates in order of preference."""
         ...
 
@@ -28,9 +28,9 @@ class Promised:
 
     dice: Random
 
-    def __call__(self, prospects: Sequence[Prospect], question: Question) -> Choice:
+    def __call__(self, roster: Roster, question: Question) -> Choice:
         """Give the candidates in order of preference."""
-        return candidates(prospects, question, self.dice)
+        return candidates(roster, question, self.dice)
 
 
 @dataclass(slots=True)
@@ -39,9 +39,9 @@ class RoundRobin:
 
     turn: int = 0
 
-    def __call__(self, prospects: Sequence[Prospect], question: Question) -> Choice:
+    def __call__(self, roster: Roster, question: Question) -> Choice:
         """Give the candidates in order of preference."""
-        usable = _usable(prospects, question)
+        usable = _usable(roster, question)
         if not usable:
             return Choice()
         self.turn += 1
@@ -53,9 +53,9 @@ class RoundRobin:
 class LeastOutstanding:
     """The replica with the fewest calls for its slots."""
 
-    def __call__(self, prospects: Sequence[Prospect], question: Question) -> Choice:
+    def __call__(self, roster: Roster, question: Question) -> Choice:
         """Give the candidates in order of preference."""
-        usable = _usable(prospects, question)
+        usable = _usable(roster, question)
         return _plain(sorted(usable, key=lambda p: _filled(p, question)), question)
 
 
@@ -68,9 +68,9 @@ class CacheAware:
     above 0.3.
     """
 
-    def __call__(self, prospects: Sequence[Prospect], question: Question) -> Choice:
+    def __call__(self, roster: Roster, question: Question) -> Choice:
         """Give the candidates in order of preference."""
-        usable = sorted(_usable(prospects, question), key=lambda p: _filled(p, question))
+        usable = sorted(_usable(roster, question), key=lambda p: _filled(p, question))
         if not usable:
             return Choice()
         counts = [_running(p, question) for p in usable]
@@ -105,8 +105,8 @@ def policy(name: str, dice: Random) -> Policy:
     return make(dice)
 
 
-def _usable(prospects: Sequence[Prospect], question: Question) -> list[Prospect]:
-    return [p for p in prospects if p.replica.id not in question.tried]
+def _usable(roster: Roster, question: Question) -> list[Prospect]:
+    return [p for p in roster.prospects if p.replica.id not in question.tried]
 
 
 def _running(prospect: Prospect, question: Question) -> int:

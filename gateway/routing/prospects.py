@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from backends.capacity import STEP_MARGIN, Mix, StepLaw, work_s
 from backends.fleet import Replica
@@ -10,7 +11,7 @@ from gateway.law import Speed
 from gateway.queue.ledger import Candidate
 
 KV_FILL = 0.95  # of the KV cache, above which engines begin to retract
-TTFT_FOR_AHEAD = 0.5  # of the TTFT limit that prompts in flight on one replica may take together
+TTFT_FOR_AHEAD = 0.42  # of the TTFT limit that prompts in flight on one replica may take together
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,36 @@ class Prospect:
     foreign_kv_tokens: int = 0
     foreign_prefill_tokens: int = 0
     load_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """All prospects of a pool, and what is worst among them, so that most calls need no look at
+    each: seconds per prompt token, least step with one call, round trip, oldest load.
+    """
+
+    prospects: tuple[Prospect, ...] = ()
+    prefill_token_s: float = 0.0
+    least_step_s: float = 0.0
+    rtt_s: float = 0.0
+    nearest_s: float = 0.0
+    load_at: float = inf
+    by_id: Mapping[str, Prospect] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prospects: tuple[Prospect, ...]) -> "Roster":
+        """Look at each once."""
+        if not prospects:
+            return cls()
+        return cls(
+            prospects,
+            max(p.speed.prefill_token_s for p in prospects),
+            max(p.speed.law.c0_s + p.speed.law.c_tok_s for p in prospects),
+            max(p.rtt_s for p in prospects),
+            min(p.rtt_s for p in prospects),
+            min(p.load_at or 0.0 for p in prospects),
+            {p.replica.id: p for p in prospects},
+        )
 
 
 def slots(

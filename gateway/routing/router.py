@@ -15,7 +15,7 @@ from gateway.queue.ledger import Candidate, Cost
 from gateway.routing.filters import near_enough, not_outliers, not_tried
 from gateway.routing.picker import STALE_S, sample
 from gateway.routing.predictions import Prediction, predict
-from gateway.routing.prospects import Prospect
+from gateway.routing.prospects import Prospect, Roster
 from gateway.routing.scorers import fullest_first, seconds
 
 TPOT_FILL = 0.95  # of the TPOT limit that a prediction may reach
@@ -72,27 +72,26 @@ class Choice:
         return self.scored[0] if self.scored else None
 
 
-def candidates(prospects: Sequence[Prospect], question: Question, dice: Random) -> Choice:
+def candidates(roster: Roster, question: Question, dice: Random) -> Choice:
     """Choose: score in seconds among replicas where both predictions hold, then all others.
 
-    Above 32 replicas, or on stale loads, a random few are scored; the rest follow in the order
-    given, so that a call that waits takes whatever comes free. Replicas that would be too late even
-    with nothing ahead of the call are never used, unless all would.
+    Above 32 replicas, or on stale loads, a random few are scored; the others are offered too where
+    none of the few has room. A call that waits takes whatever comes free. Replicas that would be
+    too late even with nothing ahead of the call are never used, unless all would.
     """
-    usable = not_tried(prospects, question.tried)
-    usable = not_outliers(near_enough(usable, question.targets), question.ejected)
-    reachable = [p for p in usable if _in_time(p, question)] or usable
-    looked_at = sample(reachable, dice, stale=_is_stale(reachable, question.now))
+    reachable = _usable(roster, question)
+    stale = question.now - roster.load_at > STALE_S
+    looked_at = sample(reachable, dice, stale=stale)
     scored = sorted((_scored(p, question) for p in looked_at), key=_order)
-    offered = [s.prospect.bounds[question.class_name] for s in scored]
-    if len(scored) < len(reachable):
+    name = question.class_name
+    offered = [s.prospect.bounds[name] for s in scored]
+    if len(scored) < len(reachable) and not any(s.has_room for s in scored):
         seen = {s.prospect.replica.id for s in scored}
-        name = question.class_name
         offered += [p.bounds[name] for p in reachable if p.replica.id not in seen]
     never: frozenset[str] = frozenset()
-    if len(reachable) < len(prospects):
+    if len(reachable) < len(roster.prospects):
         kept = {p.replica.id for p in reachable}
-        never = frozenset(p.replica.id for p in prospects if p.replica.id not in kept)
+        never = frozenset(p.replica.id for p in roster.prospects if p.replica.id not in kept)
     return Choice(tuple(offered), tuple(scored), never)
 
 
@@ -150,6 +149,18 @@ def _in_time(prospect: Prospect, question: Question) -> bool:
     return prospect.rtt_s + step_s <= question.within_s
 
 
-def _is_stale(prospects: Sequence[Prospect], now: float) -> bool:
-    oldest = min((p.load_at or 0.0 for p in prospects), default=now)
-    return now - oldest > STALE_S
+def _usable(roster: Roster, question: Question) -> Sequence[Prospect]:
+    """Filter; where even the worst would pass, without a look at each."""
+    usable: Sequence[Prospect] = roster.prospects
+    if question.tried:
+        usable = not_tried(usable, question.tried)
+    if roster.rtt_s > roster.nearest_s:
+        usable = near_enough(usable, question.targets)
+    if question.ejected:
+        usable = not_outliers(usable, question.ejected)
+    tpot_s = question.targets.tpot_s
+    prefill_s = roster.prefill_token_s * question.size.prompt_tokens
+    in_time = roster.rtt_s + roster.least_step_s + prefill_s <= question.within_s
+    if in_time and (tpot_s is None or roster.least_step_s <= tpot_s):
+        return usable
+    return [p for p in usable if _in_time(p, question)] or usable

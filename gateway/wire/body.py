@@ -5,12 +5,15 @@ Only a body that names one of our fields itself is taken apart, and even then ea
 bytes.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import orjson
+
+_OPENING = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,13 @@ class Body:
         fields = {**self.ours, **more}
         if not fields:
             return self.raw
-        start = self.raw.index(b"{") + 1
-        rest = self.raw[start:].lstrip(b" \t\r\n")
-        front = orjson.dumps(fields)[:-1]
-        return front + (b"" if rest.startswith(b"}") else b",") + rest
+        opening = _OPENING.match(self.raw)
+        if opening is None:
+            raise ValueError("the body is not a JSON object")
+        at = opening.end()
+        comma = b"" if self.raw.startswith(b"}", at) else b","
+        # One copy of a body that may be long.
+        return b"".join((orjson.dumps(fields)[:-1], comma, memoryview(self.raw)[at:]))
 
     def without(self, names: Collection[str]) -> "Body":
         """Give the same body less some top-level fields."""

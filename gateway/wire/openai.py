@@ -6,6 +6,7 @@ give the schemas of the OpenAPI document. Fields typed `Raw` are looked at, but 
 """
 
 import re
+from operator import attrgetter
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -135,8 +136,15 @@ class Private(Struct, kw_only=True):
 
     def named(self) -> frozenset[str]:
         """Give the private fields that the caller has sent."""
+        values = _private(self)
+        if values == _NONE_SENT:  # one comparison in C for what nearly nobody does
+            return frozenset()
         names = Private.__struct_fields__
-        return frozenset(n for n in names if getattr(self, n) is not UNSET)
+        return frozenset(n for n, v in zip(names, values, strict=True) if v is not UNSET)
+
+
+_private = attrgetter(*Private.__struct_fields__)
+_NONE_SENT = (UNSET,) * len(Private.__struct_fields__)
 
 
 class Generation(Private, kw_only=True):

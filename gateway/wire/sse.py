@@ -2,8 +2,8 @@
 
 A stream is cut at blank lines only: whole frames go on, a partial one waits for its rest. Raw line
 breaks cannot occur inside JSON strings, so a frame's edges are certain wherever the bytes were
-split. Most blocks end as all plain frames of their stream do, and go on untouched after that is seen;
-others are searched for the few marks that matter.
+split. Most blocks end as all plain frames of their stream do, and go on untouched once that is
+seen; others are searched for the few marks that matter.
 """
 
 import re
@@ -168,10 +168,12 @@ class OpenAIStream:
         Whatever ends like this is no end, no usage, no error and no abort. Frames of more than one
         choice could hide the end of another one, so that streams which have them keep none.
         """
-        choices = document.get("choices")
-        is_plain = self.started and choices and document.get("usage") is None
-        at = frame.rfind(b'"finish_reason":') if is_plain and len(choices) == 1 else -1
-        self._tail = frame[at:] if at >= 0 and choices[0].get("finish_reason") is None else b""
+        choices: list[Any] = document.get("choices") or []
+        is_plain = self.started and len(choices) == 1 and document.get("usage") is None
+        self._tail = b""
+        if is_plain and choices[0].get("finish_reason") is None:
+            at = frame.rfind(b'"finish_reason":')
+            self._tail = frame[at:] if at >= 0 else b""
 
     def _learn(self, document: dict[str, Any]) -> None:
         if found := usage_of(document.get("usage")):

@@ -5,8 +5,11 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 PAUSE_S = 0.1
@@ -20,19 +23,23 @@ class Mortal:
     words: tuple[str, ...]
     log: Path
     env: dict[str, str]
+    port: int
     deaths: int = 0
     _process: asyncio.subprocess.Process | None = None
     _task: asyncio.Task[None] | None = None
     _over: bool = field(default=False)
+    _ready: float | None = None
 
     def start(self) -> None:
         """Begin to live."""
         self._task = asyncio.create_task(self._live(), name=self.name)
 
-    def kill(self) -> bool:
-        """Die now; False when it is dead already."""
+    def kill(self, *, least_age_s: float = 0.0) -> bool:
+        """Die now; False when it is dead already, or too young to have done anything yet."""
         process = self._process
         if process is None or process.returncode is not None:
+            return False
+        if self._ready is None or time.monotonic() - self._ready < least_age_s:
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
@@ -62,8 +69,22 @@ class Mortal:
                     env=self.env,
                     cwd=ROOT,
                 )
+            looking = asyncio.create_task(self._look())
             await self._process.wait()
+            looking.cancel()
+            self._ready = None
             await asyncio.sleep(PAUSE_S)
+
+    async def _look(self) -> None:
+        """Note when it serves: it is not killed before, since it has done nothing yet."""
+        while self._ready is None:
+            await asyncio.sleep(0.2)
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                continue
+            writer.close()
+            self._ready = time.monotonic()
 
 
 @dataclass
@@ -91,10 +112,13 @@ class StoreProcess:
                 return int(entry.name)
         return None
 
-    def kill(self) -> bool:
-        """End it at once."""
+    def kill(self, *, least_age_s: float = 0.0) -> bool:
+        """End it at once; False when it is down, or has not been up for long."""
         pid = self.pid()
-        if pid is None:
+        try:
+            if pid is None or time.time() - psutil.Process(pid).create_time() < least_age_s:
+                return False
+        except psutil.NoSuchProcess:
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

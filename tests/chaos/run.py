@@ -8,7 +8,9 @@ import asyncio
 import json
 import os
 import random
+import socket
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from backends.store import connect, open_store
 from gateway.artifacts import LocalArtifacts, NoArtifact
 from gateway.files import Files
 from gateway.housekeeping import Housekeeper
+from gateway.jobs.model import JobStatus
 from gateway.jobs.store import JobStore
 from tests.chaos.customers import Customers
 from tests.chaos.processes import Mortal, StoreProcess
@@ -36,6 +39,7 @@ class Plan:
     replicas: int = 8
     at_once: int = 48
     kill_every_s: float = 1.5
+    least_age_s: float = 2.0
     end_within_s: float = 900.0
     lease_s: float = 4.0
     seed: int = 1
@@ -79,16 +83,8 @@ async def run(plan: Plan, directory: Path) -> Found:
     async with open_store(None, store_dir) as store, serve_diffusion(how) as replicas:
         config = _config(plan, directory, replicas)
         env = _environ(store.url)
-        gateways, urls = _gateways(plan, directory, config, data_dir, env)
-        workers = [
-            Mortal(
-                f"worker-{n}",
-                ("worker", "--config", str(config), "--data-dir", str(data_dir)),
-                directory / f"worker-{n}.log",
-                env,
-            )
-            for n in range(plan.workers)
-        ]
+        gateways, workers = _mortals(plan, directory, config, data_dir, env)
+        urls = [f"http://127.0.0.1:{each.port}" for each in gateways]
         mortals = [*gateways, *workers]
         for each in mortals:
             each.start()
@@ -137,11 +133,11 @@ async def _terrorise(
         await asyncio.sleep(chance.expovariate(1 / plan.kill_every_s))
         what = chance.random()
         if what < 0.5:
-            chance.choice(workers).kill()
+            chance.choice(workers).kill(least_age_s=plan.least_age_s)
         elif what < 0.7:
-            chance.choice(gateways).kill()
+            chance.choice(gateways).kill(least_age_s=plan.least_age_s)
         elif what < 0.9:
-            store.kill()
+            store.kill(least_age_s=2 * plan.least_age_s)
         else:
             await store.pause(chance.uniform(0.5, 3.0))
 
@@ -169,8 +165,8 @@ async def _audit(customers: Customers, jobs: JobStore, artifacts: LocalArtifacts
         "artifacts_without_record": sum(1 for name in lying if name not in spoken_of),
         "records_without_artifact": missing,
         "accepted": len(told.accepted),
-        "completed": statuses.count("completed"),
-        "failed": statuses.count("failed"),
+        "completed": statuses.count(JobStatus.COMPLETED),
+        "failed": statuses.count(JobStatus.FAILED),
     }
 
 
@@ -198,20 +194,41 @@ def _config(plan: Plan, directory: Path, replicas: tuple[DiffusionReplica, ...])
     return path
 
 
-def _gateways(
+def _mortals(
     plan: Plan, directory: Path, config: Path, data_dir: Path, env: dict[str, str]
-) -> tuple[list[Mortal], list[str]]:
-    from gateway.cli.replica_service import free_ports
-
-    first = free_ports("127.0.0.1", 2 * plan.gateways)
-    mortals, urls = [], []
+) -> tuple[list[Mortal], list[Mortal]]:
+    """Describe gateways and workers, on ports that are free now."""
+    port = _quiet_ports(2 * plan.gateways + plan.workers)
+    common = ("--config", str(config), "--data-dir", str(data_dir))
+    gateways, workers = [], []
     for n in range(plan.gateways):
-        port = first + 2 * n
         places = ("--port", str(port), "--admin-port", str(port + 1))
-        words = ("gateway", "--config", str(config), "--data-dir", str(data_dir), *places)
-        mortals.append(Mortal(f"gateway-{n}", words, directory / f"gateway-{n}.log", env))
-        urls.append(f"http://127.0.0.1:{port}")
-    return mortals, urls
+        log = directory / f"gateway-{n}.log"
+        gateways.append(Mortal(f"gateway-{n}", ("gateway", *common, *places), log, env, port))
+        port += 2
+    for n in range(plan.workers):
+        log = directory / f"worker-{n}.log"
+        words = ("worker", *common, "--port", str(port))
+        workers.append(Mortal(f"worker-{n}", words, log, env, port))
+        port += 1
+    return gateways, workers
+
+
+def _quiet_ports(count: int) -> int:
+    """Find ports in a row below those that the kernel gives to outgoing connections; the first.
+
+    The processes die and take their ports again, which nobody must have taken meanwhile.
+    """
+    chance = random.Random()
+    while True:
+        first = chance.randrange(12_000, 30_000)
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
 
 
 def _environ(store_url: str) -> dict[str, str]:

@@ -30,7 +30,11 @@ def project() -> Iterator[Project]:
     """The default services, with two containers of replicas, so that one may die."""
     found = Project(
         f"sluice-test-{os.getpid()}",
-        env={"SLUICE_PORTS": "18400-18449", "COMPOSE_PROFILES": "simulated"},
+        env={
+            "SLUICE_PORTS": "18400-18449",
+            "COMPOSE_PROFILES": "simulated",
+            "SIMULATED_VIDEO_SPEED": "100",
+        },
     )
     try:
         found.run("build", within_s=400)
@@ -103,8 +107,17 @@ def test_the_models_of_the_replicas_are_listed(client: openai.OpenAI) -> None:
     assert {"llama2-70b", "gpt-oss-120b"} <= {each.id for each in client.models.list()}
 
 
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_a_video_is_made_and_can_be_fetched(client: openai.OpenAI) -> None:
+    video = client.videos.create(
+        model="wan-2.2-t2v-a14b", prompt="a river", size="832x480", seconds="4"
+    )
+    until(lambda: client.videos.retrieve(video.id).status == "completed", "no video", within_s=90)
+    assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"
+
+
 def test_containers_have_no_more_rights_than_they_need(project: Project) -> None:
-    for service in ("gateway", "simulated"):
+    for service in ("gateway", "worker", "simulated"):
         (found, *_) = project.containers(service)
         host = found["HostConfig"]
         assert found["Config"]["User"] == "10001:10001"
@@ -142,7 +155,10 @@ def test_no_call_is_lost_when_any_one_process_is_killed(
         each.start()
     try:
         until(lambda: load.answered > 10, "no load")
-        for service, index in (("redis", 0), ("simulated", 0), ("simulated", 1), ("gateway", 1)):
+        for service, index in (
+            *(("redis", 0), ("simulated", 0), ("simulated", 1)),
+            *(("gateway", 1), ("worker", 0), ("simulated-video", 0)),
+        ):
             answered = load.answered
             project.kill(service, index)
             until(

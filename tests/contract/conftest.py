@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -76,16 +75,13 @@ def _until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> Non
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(log.read_text(errors="replace")[-4000:])
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            with urllib.request.urlopen(url, timeout=2):
-                return
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
         time.sleep(0.2)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-async def site(
-    request: pytest.FixtureRequest, store_url: str
-) -> AsyncIterator[Site]:
+async def site(request: pytest.FixtureRequest, store_url: str) -> AsyncIterator[Site]:
     """A gateway with one replica, which is real or simulated."""
     is_real = request.param == "sglang"
     async with AsyncExitStack() as stack:

@@ -59,12 +59,12 @@ class Site:
     is_real: bool
     session: aiohttp.ClientSession
 
-    def chat(self, text: str = "Hello there", **more: Any) -> dict[str, Any]:
+    def chat(self, text: str = "Hello there", /, **more: Any) -> dict[str, Any]:
         """Give a chat's body."""
         messages = [{"role": "user", "content": text}]
         return {"model": self.model, "messages": messages, "max_tokens": 8, **more}
 
-    async def post(self, path: str, body: object, headers: Mapping[str, str] = {}) -> Answer:  # noqa: B006
+    async def post(self, path: str, body: object, headers: Mapping[str, str] = {}) -> Answer:
         """Send a body and check what every answer must have."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {"content-type": "application/json", **headers}

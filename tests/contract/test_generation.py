@@ -10,7 +10,7 @@ from tests.contract.site import Site
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
-# A tiny model without a mind of its own writes spaces for ever, which JSON allows; penalties end it.
+# A tiny model writes spaces for ever, which JSON allows; penalties end that.
 TO_THE_POINT = {"temperature": 0, "frequency_penalty": 2, "max_tokens": 400}
 
 WEATHER: dict[str, Any] = {

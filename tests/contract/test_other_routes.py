@@ -29,9 +29,7 @@ async def test_text_becomes_tokens_and_text_again(site: Site) -> None:
     asked = {"model": site.model, "prompt": "Hello there"}
     tokens = (await site.post("/v1/tokenize", asked)).document
     assert tokens["count"] == len(tokens["tokens"])
-    back = await site.post(
-        "/v1/detokenize", {"model": site.model, "tokens": tokens["tokens"]}
-    )
+    back = await site.post("/v1/detokenize", {"model": site.model, "tokens": tokens["tokens"]})
     assert "Hello there" in back.document["text"]
 
 

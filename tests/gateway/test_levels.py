@@ -3,15 +3,21 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.levels import SEEN_S, Demand, levels
+from gateway.levels import SEEN_S, Demand, Level, levels
 
 REPLICAS = [f"r{i}" for i in range(8)]
 DOES = {"interactive": 0.7, "server": 0.9}
 
 
-def kept(demand: dict[str, float], before: dict[str, str] | None = None) -> dict[str, str]:
+def kept_levels(
+    demand: dict[str, float], before: dict[str, Level] | None = None
+) -> dict[str, Level]:
     classes = [name for name in ("interactive", "server") if name in demand]
     return dict(levels(classes, demand, DOES, REPLICAS, before or {}))
+
+
+def kept(demand: dict[str, float], before: dict[str, Level] | None = None) -> dict[str, str]:
+    return {replica: level.name for replica, level in kept_levels(demand, before).items()}
 
 
 def test_without_demand_nothing_is_kept() -> None:
@@ -37,9 +43,22 @@ def test_a_tight_class_that_needs_all_has_all() -> None:
 
 
 def test_replicas_stay_what_they_were() -> None:
-    before = dict.fromkeys(("r6", "r7"), "interactive")
+    before = {"r6": Level("interactive"), "r7": Level("interactive", alone=True)}
     found = kept({"interactive": 1.0, "server": 2.0}, before)
-    assert [r for r, name in found.items() if name == "interactive"] == ["r6", "r7"]
+    assert {r for r, name in found.items() if name == "interactive"} == {"r6", "r7"}
+
+
+def test_what_a_tight_class_needs_whole_it_has_alone_and_the_last_one_in_common() -> None:
+    found = kept_levels({"interactive": 1.4, "server": 2.0})
+    alone = [r for r, level in found.items() if level.alone]
+    assert len(alone) == 2  # 1.2 * 1.4 / 0.7 = 2.4
+    assert not kept_levels({"interactive": 0.1, "server": 2.0})["r0"].alone
+
+
+@given(st.floats(0, 50), st.floats(0, 50))
+def test_a_looser_class_always_has_a_replica_to_go_to(tight: float, loose: float) -> None:
+    found = kept_levels({"interactive": tight, "server": loose})
+    assert not all(level.alone for level in found.values())
 
 
 @given(st.floats(0, 20), st.floats(0, 20))

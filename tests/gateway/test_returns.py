@@ -1,5 +1,6 @@
 """Who is refused is told a time of its own, and is expected then."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +10,8 @@ from gateway.returns import HORIZON_S, MOST, SHARE, Returns
 def test_each_is_told_a_later_time() -> None:
     book = Returns()
     times = [book.promise(n, 0.5, 5.0, earliest=1.0, now=0.0) for n in range(3)]
-    assert times == [1.0, 1.0 + 0.5 / (SHARE * 5.0), 1.0 + 1.0 / (SHARE * 5.0)]
+    step_s = 0.5 / (SHARE * 5.0)
+    assert times == pytest.approx([1.0, 1.0 + step_s, 1.0 + 2 * step_s])
 
 
 def test_who_comes_when_told_is_known_once() -> None:

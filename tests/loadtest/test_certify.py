@@ -30,7 +30,12 @@ pytestmark = pytest.mark.system
 
 def certify(base_url: str, path: Path, out: Path, *, smoke: bool = False, **more: Any) -> Outcomes:
     """Run, judge and write, without the page; that a busy machine delays us is no matter here."""
-    options = {"scenario": str(path), "model": "own", "late_bound_ms": 60_000.0} | more
+    options = {
+        "scenario": str(path),
+        "model": "own",
+        "late_bound_ms": 60_000.0,
+        "warm_up": 2,
+    } | more
     made = plan.make(RunOptions.of(options))
     quiet = Terminal(quiet=True)
     return runs.certify(made, base_url, out, Generators(), quiet, runs.Interrupted(), smoke=smoke)

@@ -65,7 +65,7 @@ def test_every_end_of_a_stream_has_its_name(
     assert query.outcome is outcome, error
     if outcome is Outcome.OK:
         assert (query.tokens, query.chunks, query.prompt_tokens) == (8, 8, 7)
-        assert 0 < query.first_ns < query.done_ns
+        assert 0 < query.first_ns <= query.done_ns  # one read may bring all of it
         assert not error
     client.close()
 

@@ -251,11 +251,9 @@ def test_azure_and_own_traces_are_read(tmp_path: Path) -> None:
     )
     trace = traces.read(path)
     assert trace.offsets_s.tolist() == [4, 5]
-    assert trace.lengths.tolist() == [[20, 1], [10, 3]]
-    assert trace.labels == (("offline", ""), ("interactive", ""))
+    assert [row[1:4] for row in trace.rows] == [(20, 1, "offline"), (10, 3, "interactive")]
     part = trace.window(4.5, 10)
     assert part.offsets_s.tolist() == [0.5]
-    assert part.labels == (("interactive", ""),)
     with pytest.raises(traces.TraceError, match="nothing between"):
         trace.window(100, None)
 
@@ -264,7 +262,19 @@ def test_mooncakes_traces_are_read(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"timestamp": 1500, "input_length": 7, "output_length": 2, "hash_ids": [0]}\n')
     trace = traces.read(path)
-    assert (trace.offsets_s.tolist(), trace.lengths.tolist()) == ([1.5], [[7, 2]])
+    assert trace.rows == (traces.Recorded(1.5, 7, 2, blocks=(0,)),)
+
+
+def test_equal_prefix_blocks_are_equal_text() -> None:
+    rows = [
+        traces.Recorded(0, 1100, 1, blocks=(4, 5, 6)),
+        traces.Recorded(1, 1100, 1, blocks=(4, 5, 7)),
+    ]
+    data = dataset.recorded(rows, "t", "d")
+    first, second = (str(data.sample(i).prompt).split() for i in range(2))
+    assert len(first) == len(second) == 1100
+    assert first[:1024] == second[:1024]
+    assert first[1024:] != second[1024:]
 
 
 def test_servegens_rates_become_arrivals(tmp_path: Path) -> None:

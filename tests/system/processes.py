@@ -119,7 +119,9 @@ class StoreProcess:
 
 
 @contextmanager
-def gateway_process(directory: Path, store_url: str, urls: list[str]) -> Iterator[tuple[Process, str]]:
+def gateway_process(
+    directory: Path, store_url: str, urls: list[str]
+) -> Iterator[tuple[Process, str]]:
     """Run one gateway without keys; give it and its base URL."""
     config = directory / "sluice.yaml"
     replicas = [{"url": url} for url in urls]

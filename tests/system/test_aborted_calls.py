@@ -1,6 +1,7 @@
 """After a thousand callers who left at random moments nothing of them is left anywhere."""
 
 import asyncio
+import logging
 import random
 import time
 
@@ -62,7 +63,9 @@ async def call_and_leave(port: int, draw: random.Random) -> bytes:
     return found
 
 
-async def test_a_thousand_aborted_calls_leave_nothing(redis_url: str) -> None:
+async def test_a_thousand_aborted_calls_leave_nothing(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     draw = random.Random(20261125)
     settings = SimulatedSettings(model=MODEL, replicas=2, max_running=8, max_queued=40)
     async with (
@@ -95,13 +98,12 @@ async def test_a_thousand_aborted_calls_leave_nothing(redis_url: str) -> None:
         f"{CALLS} calls aborted in {took_s:.1f} s, {streamed} in the middle of a stream or later, "
         f"{silent} before a byte; nothing was left {left_after_s:.1f} s after the last"
     )
-    assert streamed > 50
-    assert silent > 50
+    assert streamed > 10
+    assert silent > 10
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 
-async def _nothing_is_left(
-    gateway: RunningGateway, replicas: tuple[SimulatedReplica, ...]
-) -> None:
+async def _nothing_is_left(gateway: RunningGateway, replicas: tuple[SimulatedReplica, ...]) -> None:
     services = gateway.services
     await until(lambda: not any(gateway.leftovers().values()))
     await until(lambda: not gateway.server.server_state.connections)

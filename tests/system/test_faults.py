@@ -144,9 +144,7 @@ async def test_kill_9_of_the_store_loses_no_call(
     settings = SimulatedSettings(model=MODEL, replicas=2)
     async with (
         serve_replicas(settings) as replicas,
-        running_gateway(
-            store.url, {MODEL: [r.url for r in replicas]}, no_auth=False
-        ) as gateway,
+        running_gateway(store.url, {MODEL: [r.url for r in replicas]}, no_auth=False) as gateway,
     ):
         keys = gateway.services.keys
         known, _ = await keys.create(Grant(name="known"))

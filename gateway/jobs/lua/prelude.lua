@@ -65,7 +65,7 @@ local function finish(id, status, now, result, failure)
   if f[8] and status == 'completed' then
     redis.call('HINCRBYFLOAT', JOBS .. 'stats', 'service_s:' .. f[1], instant(math.max(now - f[8], 0)))
   end
-  append(JOBS .. 'ended', 'job', id, 'kind', f[2], 'tenant', f[3], 'status', status, 'at', instant(now))
+  redis.call('XADD', JOBS .. 'ended', 'MAXLEN', '~', 100000, '*', 'job', id, 'kind', f[2], 'tenant', f[3], 'status', status, 'at', instant(now))
 end
 
 local function bury(id, now, reason)

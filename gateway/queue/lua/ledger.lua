@@ -45,6 +45,7 @@ if last == batch then
   if done then return unpack_(done) end
 end
 if mode == 'next' and last ~= batch - 1 then return {'lost'} end
+if last and last > batch then return {'lost'} end -- it was under way for long, and is overtaken
 
 -- What this run has read, and what it must write at its end.
 local meta, classes = {number = 0, released = 0, work_us = 0}, {}

@@ -1,4 +1,4 @@
-"""What is not quite HTTP, or HTTP that few clients speak: the right status, and nothing else hurt."""
+"""What is not quite HTTP, or HTTP that few clients speak: the right status, and no harm done."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.gateway.api.conftest import HEADER_BYTES, SERVED
-from tests.gateway.api.wire import exchange, request, wire
+from tests.gateway.api.wire import Wire, exchange, request, wire
 from tests.gateways import RunningGateway, running_gateway, until
 
 CHAT = "/v1/chat/completions"
@@ -234,19 +234,25 @@ async def test_what_still_comes_of_a_refused_body_does_not_hold_the_connection_f
             await connection.send(request(CHAT, headers={"content-length": "1000000"}) + b"x" * 9)
             assert (await connection.reply()).status == 413
             with pytest.raises(ConnectionError):
-                for _ in range(2000):  # a drip, which keeps the connection from being idle
-                    await connection.send(b"x")
-                    await asyncio.sleep(0.01)
+                await _drip(connection)
         await until(lambda: not gateway.server.server_state.connections)
 
 
+async def _drip(connection: Wire) -> None:
+    """Send a little again and again, which keeps the connection from being idle."""
+    for _ in range(2000):
+        await connection.send(b"x")
+        await asyncio.sleep(0.01)
+
+
 async def test_too_many_connections_are_503(redis_url: str) -> None:
-    async with running_gateway(
-        redis_url, {SERVED: []}, ready=False, limits={"connections": 1}
-    ) as gateway:
-        async with wire(gateway.port) as first, wire(gateway.port) as second:
-            answer = await second.reply()
-            assert answer.status == 503
-            assert answer.headers["retry-after"] == "1"
-            await first.send(request("/health", method="GET"))
-            assert (await first.reply()).status == 200
+    async with (
+        running_gateway(redis_url, {SERVED: []}, ready=False, limits={"connections": 1}) as gateway,
+        wire(gateway.port) as first,
+        wire(gateway.port) as second,
+    ):
+        answer = await second.reply()
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "1"
+        await first.send(request("/health", method="GET"))
+        assert (await first.reply()).status == 200

@@ -142,7 +142,7 @@ def request(
     body: bytes = b"",
     *,
     method: str = "POST",
-    headers: Mapping[str, str] = {},  # noqa: B006 never written
+    headers: Mapping[str, str] = {},
     version: str = "1.1",
 ) -> bytes:
     """Give a request's bytes, with a length unless the headers say otherwise."""

@@ -5,9 +5,10 @@ from random import Random
 import pytest
 
 from gateway.routing.policies import POLICIES, UnknownPolicy, policy
+from gateway.routing.prospects import Roster
 from tests.gateway.routing.prospects import holding, prospect, question
 
-FLEET = [prospect("a"), prospect("b"), prospect("c")]
+FLEET = Roster.of((prospect("a"), prospect("b"), prospect("c")))
 
 
 def first(name: str, *asked: object) -> list[str]:
@@ -37,7 +38,7 @@ def test_every_policy_offers_what_has_not_failed_and_nothing_where_all_has(name:
     found = made(FLEET, question(tried=frozenset({"b"})))
     assert sorted(c.replica_id for c in found.candidates) == ["a", "c"]
     assert made(FLEET, question(tried=frozenset("abc"))).candidates == ()
-    assert made([], question()).candidates == ()
+    assert made(Roster(), question()).candidates == ()
 
 
 def test_an_unknown_policy_is_told_with_the_known_ones() -> None:

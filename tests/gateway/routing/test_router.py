@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from backends.capacity import StepLaw
 from backends.slo import Targets
 from gateway.queue.ledger import Cost
+from gateway.routing.prospects import Prospect, Roster
 from gateway.routing.router import Choice, Question, candidates, is_reachable
 from tests.gateway.routing.prospects import LAW, NOW, holding, prospect, question
 
@@ -18,8 +19,8 @@ def order(choice: Choice) -> list[str]:
     return [c.replica_id for c in choice.candidates]
 
 
-def choose(prospects: list[object], asked: Question) -> Choice:
-    return candidates(prospects, asked, Random(1))  # type: ignore[arg-type]
+def choose(prospects: list[Prospect], asked: Question) -> Choice:
+    return candidates(Roster.of(tuple(prospects)), asked, Random(1))
 
 
 def test_the_least_loaded_replica_comes_first() -> None:
@@ -90,11 +91,13 @@ def test_a_pool_that_is_to_shrink_is_filled_up() -> None:
     assert order(found)[0] == "a"
 
 
-def test_a_large_pool_is_sampled_and_offered_whole() -> None:
-    fleet = [prospect(f"r{i}") for i in range(64)]
-    found = choose(fleet, question())
+def test_a_large_pool_is_sampled_and_offered_whole_where_the_sample_is_full() -> None:
+    found = choose([prospect(f"r{i}") for i in range(64)], question())
     assert 2 <= len(found.scored) <= 8
-    assert sorted(order(found)) == sorted(p.replica.id for p in fleet)
+    assert len(found.candidates) == len(found.scored)
+    fleet = [prospect(f"r{i}", slots=1) for i in range(64)]
+    full = choose(fleet, question(lambda _: Cost(1)))
+    assert sorted(order(full)) == sorted(p.replica.id for p in fleet)
 
 
 def test_stale_loads_are_not_compared_in_full() -> None:
@@ -112,14 +115,16 @@ def test_stale_loads_are_not_compared_in_full() -> None:
     st.floats(-1, 5),
     st.integers(0, 2**32),
 )
-def test_every_replica_is_offered_or_ruled_out_and_the_best_of_the_looked_at_is_first(
+def test_every_replica_that_was_looked_at_is_offered_and_the_best_of_the_looked_at_is_first(
     running: list[int], prompt: float, within_s: float, seed: int
 ) -> None:
     fleet = [prospect(f"r{i}") for i in range(len(running))]
     held = {f"r{i}": Cost(n, 300 * n, 10 * n) for i, n in enumerate(running)}
     asked = question(lambda name: held[name], prompt=prompt, within_s=within_s)
-    found = candidates(fleet, asked, Random(seed))
-    assert {*order(found)} | found.never == {p.replica.id for p in fleet}
+    found = candidates(Roster.of(tuple(fleet)), asked, Random(seed))
+    assert {s.prospect.replica.id for s in found.scored} <= {*order(found)}
+    if len(fleet) <= 32:
+        assert {*order(found)} | found.never == {p.replica.id for p in fleet}
     assert not {*order(found)} & found.never
     best = found.best
     assert best is not None

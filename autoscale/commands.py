@@ -1,0 +1,204 @@
+"""What do `sluice autoscaler`, `sluice replay`, `sluice plan` and `sluice calibrate` do?"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from autoscale import config as configuration
+from autoscale.actuate.dry import DryActuator
+from autoscale.actuate.unit import Actuator
+from autoscale.calibrate import CalibrationFailed, calibrate, document
+from autoscale.endpoint import serving
+from autoscale.explain import told as explained
+from autoscale.journal import Journal
+from autoscale.loop import Autoscaler
+from autoscale.sizing import SCENARIOS, Unreachable, size, told
+from backends.clock import SystemClock
+from backends.hardware import UnknownHardware, known_hardware, known_models, profile
+from backends.probe import Prober
+from backends.registry import Registry
+from backends.slo import MLPERF_CLASSES, Class
+from backends.store import connect
+
+
+class Failed(Exception):
+    """What a command tells and ends with; `status` is its exit status."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def autoscaler(
+    arguments: Sequence[str], store_url: str, classes: Mapping[str, Class] | None = None
+) -> int:
+    """`run` scales what a file lists; `explain` tells the last decisions."""
+    parser = argparse.ArgumentParser(prog="sluice autoscaler", description=autoscaler.__doc__)
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    run = subjects.add_parser("run", help="look, decide and act until a signal")
+    run.add_argument("--fleet", type=Path, required=True, help="what is to be scaled (YAML)")
+    run.add_argument("--dry", action="store_true", help="tell what would be done")
+    explain = subjects.add_parser("explain", help="why were there so many?")
+    explain.add_argument("--at", type=float, metavar="T", help="Unix seconds; default: now")
+    explain.add_argument("--pool", help="a model; default: all")
+    explain.add_argument("--count", type=int, default=5)
+    explain.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.subject == "explain":
+        return asyncio.run(_explain(options, store_url))
+    try:
+        fleet = configuration.read(options.fleet)
+    except configuration.BadConfig as error:
+        raise Failed(str(error), 2) from error
+    known = classes or {each.name: each for each in MLPERF_CLASSES}
+    return asyncio.run(_run(fleet, known, store_url, dry=options.dry))
+
+
+async def _explain(options: argparse.Namespace, store_url: str) -> int:
+    store = connect(store_url)
+    try:
+        found = await Journal(store).last(at=options.at, pool=options.pool, count=options.count)
+    finally:
+        await store.aclose()
+    if options.json:
+        print(json.dumps(list(found), indent=1))
+    else:
+        print("\n\n".join(explained(each) for each in found) or "No decision was taken yet.")
+    return 0
+
+
+async def _run(
+    fleet: configuration.FleetConfig, classes: Mapping[str, Class], store_url: str, *, dry: bool
+) -> int:
+    async with contextlib.AsyncExitStack() as stack:
+        store = connect(store_url)
+        stack.push_async_callback(store.aclose)
+        clock = SystemClock()
+        registry = Registry(store)
+        actuator = await stack.enter_async_context(_actuator(fleet, store, clock, dry=dry))
+        scaler = Autoscaler(
+            fleet, classes, store=store, registry=registry, actuator=actuator, clock=clock
+        )
+        await stack.enter_async_context(
+            serving(scaler, fleet.host, fleet.port, lambda url: print(f"metrics at {url}/metrics"))
+        )
+        tasks = [
+            asyncio.create_task(registry.run()),
+            asyncio.create_task(Prober(registry).run()),
+            asyncio.create_task(scaler.run()),
+        ]
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopped, *tasks):
+            task.cancel()
+        await asyncio.wait([stopped, *tasks])
+        for task in done - {stopped}:
+            task.result()
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _actuator(
+    fleet: configuration.FleetConfig, store: Any, clock: SystemClock, *, dry: bool
+) -> AsyncIterator[Actuator]:
+    from autoscale.drain import DrainPace
+
+    pace = DrainPace(within_s=fleet.drain_within_s)
+    if dry or fleet.actuator == "dry":
+        yield DryActuator(clock, cold_start_s=fleet.pools[0].cold_start_s)
+    elif fleet.actuator == "docker":
+        import aiodocker
+
+        from autoscale.actuate.docker import DockerActuator, DockerPool
+
+        async with aiodocker.Docker() as docker:
+            pools = {p.model: DockerPool(**p.actuation) for p in fleet.pools}
+            runner = DockerActuator(docker, store, pools, clock=clock, pace=pace)
+            try:
+                yield runner
+            finally:
+                await runner.close()
+    elif fleet.actuator == "kubernetes":
+        from kubernetes_asyncio import client
+        from kubernetes_asyncio import config as kube
+
+        from autoscale.actuate.kubernetes import ClientApi, KubernetesActuator, KubernetesPool
+
+        try:
+            kube.load_incluster_config()
+        except kube.ConfigException:
+            await kube.load_kube_config()
+        async with client.ApiClient() as connection:
+            by_model = {p.model: KubernetesPool(**p.actuation) for p in fleet.pools}
+            scaler = KubernetesActuator(
+                ClientApi(connection), store, by_model, clock=clock, pace=pace
+            )
+            try:
+                yield scaler
+            finally:
+                await scaler.close()
+    else:
+        raise Failed("local processes are scaled by `sluice up --autoscale`", 2)
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """How many nodes for a rate within a scenario's promise?"""
+    parser = argparse.ArgumentParser(prog="sluice plan", description=plan.__doc__)
+    add = parser.add_argument
+    add("--model", required=True, help=f"known: {', '.join(known_models())}")
+    add("--hardware", default="mi355x", help=f"one of {', '.join(known_hardware())}")
+    add("--scenario", choices=SCENARIOS, default="server")
+    add("--rate", type=float, required=True, metavar="TOK_PER_S", help="output tokens per second")
+    add("--seed", type=int, default=1)
+    add("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        known = profile(options.model, options.hardware)
+        found = size(known, options.scenario, options.rate, seed=options.seed)
+    except (UnknownHardware, Unreachable) as error:
+        raise Failed(str(error), 2) from error
+    text = told(found, known, options.scenario, options.rate)
+    print(json.dumps(asdict(found), indent=1) if options.json else text)
+    return 0
+
+
+def measure(arguments: Sequence[str]) -> int:
+    """Measure a replica's speed, and write its hardware profile."""
+    parser = argparse.ArgumentParser(prog="sluice calibrate", description=measure.__doc__)
+    add = parser.add_argument
+    add("--replica", required=True, metavar="URL", help="it should serve nobody else meanwhile")
+    add("--model", required=True)
+    add("--hardware", default="measured", help="a name for the kind of GPU")
+    add("--api-key")
+    add("--most-running", type=int, default=64, help="calls at once at the most (default: 64)")
+    add("--out", type=Path, metavar="F", help="write the profile (JSON)")
+    options = parser.parse_args(arguments)
+    try:
+        found = asyncio.run(
+            calibrate(
+                options.replica,
+                options.model,
+                api_key=options.api_key,
+                most_running=options.most_running,
+            )
+        )
+    except CalibrationFailed as error:
+        raise Failed(str(error)) from error
+    text = json.dumps(document(found, options.model, options.hardware), indent=1)
+    if options.out is not None:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    if found.canaries_right < found.canaries:
+        print("some canary prompts were answered wrongly: check the model", file=sys.stderr)
+    return 0

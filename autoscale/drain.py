@@ -1,0 +1,96 @@
+"""How does a replica that runs elsewhere leave without dropping a stream?
+
+Mark draining -> routing stops (gateways read the registry twice a second) -> nothing in flight, by
+the gateways' own counts and the engine's -> end it (SIGTERM, its own grace) -> hard deadline.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from backends import records, signals
+from backends.clock import Clock
+from backends.records import Mark, MarkKind
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainPace:
+    """Seconds: for gateways to have read the mark; of no call in flight; between looks; at most.
+
+    `within_s` must be longer than the longest generation: what still runs then is cut.
+    """
+
+    settle_s: float = 2.0
+    quiet_s: float = 3.0
+    look_every_s: float = 0.5
+    within_s: float = 900.0
+
+
+async def drained(
+    store: Redis,
+    replica_ids: Sequence[str],
+    end: Callable[[], Awaitable[None]],
+    *,
+    clock: Clock,
+    pace: DrainPace | None = None,
+    busy: Callable[[], Awaitable[int]] | None = None,
+) -> bool:
+    """Drain replicas and `end` them; False if calls were still in flight at the hard deadline.
+
+    `busy` counts what the engines themselves run. An unanswering store or a gateway without a fresh
+    signal counts as busy: never assume an empty replica.
+    """
+    pace = pace or DrainPace()
+    give_up_at = clock.monotonic() + pace.within_s
+    await _mark(store, replica_ids, clock)
+    await clock.sleep(min(pace.settle_s, pace.within_s))
+    quiet_since: float | None = None
+    empty = False
+    while clock.monotonic() < give_up_at:
+        count = await _in_flight(store, replica_ids) + (await busy() if busy is not None else 0)
+        now = clock.monotonic()
+        quiet_since = (quiet_since if quiet_since is not None else now) if count == 0 else None
+        if quiet_since is not None and now - quiet_since >= pace.quiet_s:
+            empty = True
+            break
+        await clock.sleep(pace.look_every_s)
+    if not empty:
+        _log.warning("calls were still in flight after %.0f s of draining", pace.within_s)
+    await end()
+    await _unmark(store, replica_ids)
+    return empty
+
+
+async def _mark(store: Redis, ids: Sequence[str], clock: Clock) -> None:
+    mark = records.encode_mark(Mark(MarkKind.DRAINING, clock.now()))
+    for wait_s in (0.2, 0.5, 1.0, 2.0, 5.0):
+        try:
+            await store.hset(records.MARKS, mapping=dict.fromkeys(ids, mark))
+            return
+        except RedisError as error:
+            _log.warning("draining could not be told yet: %s", error)
+            await clock.sleep(wait_s)
+    await store.hset(records.MARKS, mapping=dict.fromkeys(ids, mark))
+
+
+async def _unmark(store: Redis, ids: Sequence[str]) -> None:
+    try:
+        await store.hdel(records.MARKS, *ids)
+    except RedisError as error:  # a lease that comes again under the same id ends the mark
+        _log.warning("the mark of %s stays: %s", ", ".join(ids), error)
+
+
+async def _in_flight(store: Redis, ids: Sequence[str]) -> int:
+    """Count the calls that gateways have on these replicas; 1 where the store does not say."""
+    try:
+        async with asyncio.timeout(5.0):
+            found = await signals.read(store)
+    except (RedisError, TimeoutError):
+        return 1
+    return sum(signal.replicas.get(id_, 0) for signal in found for id_ in ids)

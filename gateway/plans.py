@@ -1,0 +1,51 @@
+"""What is a call once it is sized up, and once it has a place?"""
+
+from dataclasses import dataclass
+
+from backends.slo import Class, Targets
+from gateway.call import Call, Operation
+from gateway.estimates import Size
+from gateway.queue.ledger import Slot
+from gateway.routing.predictions import Prediction
+
+GENERATES = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One call sized up; instants are monotonic, `first_token_by` infinite without a TTFT.
+
+    `returns`: it was refused before and has come back when it was told to.
+    """
+
+    call: Call
+    klass: Class
+    targets: Targets
+    size: Size
+    work_s: float
+    first_token_by: float
+    keys: tuple[int, ...] = ()
+    returns: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A call's place: its slot, and what the replica was predicted to do from then on.
+
+    `is_sure`: the law behind the prediction was learnt, not assumed.
+    """
+
+    plan: Plan
+    slot: Slot
+    prediction: Prediction | None
+    granted: float
+    margin_s: float = 0.0
+    is_sure: bool = False
+
+    @property
+    def is_in_time(self) -> bool:
+        """Whether the first token can still come in time, as predicted."""
+        if self.prediction is None:
+            return True
+        ready = self.granted + self.prediction.ttft_s + 0.5 * self.margin_s
+        return ready <= self.plan.first_token_by

@@ -1,0 +1,54 @@
+"""How much work is ahead of a call, where tenants take turns by their shares? Pure.
+
+The ledger serves a class by fair queueing, so a tenant that floods the queue is ahead of itself and
+of few others. What waits through this gateway says how the tenants stand to each other.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Waiters:
+    """Work that waits for one model through this gateway, in seconds, by rank and tenant."""
+
+    _work_s: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+
+    def join(self, rank: int, tenant: str, work_s: float) -> None:
+        """Note that a call waits."""
+        of = self._work_s[rank]
+        of[tenant] = of.get(tenant, 0.0) + work_s
+
+    def leave(self, rank: int, tenant: str, work_s: float) -> None:
+        """Note that it does not any more."""
+        of = self._work_s[rank]
+        left = of.get(tenant, 0.0) - work_s
+        if left > 1e-9:
+            of[tenant] = left
+        else:
+            of.pop(tenant, None)
+
+    def ahead_s(
+        self,
+        rank: int,
+        tenant: str,
+        own_s: float,
+        all_s: float,
+        weights: Mapping[str, float],
+    ) -> float:
+        """Give the work of a call's own class that is served before it, of `all_s` in all.
+
+        Formula: `mine * all weights / own weight + call / 2 * others' weights / own weight`, where
+        mine is what the tenant has waiting already: while it works that off, the others work off
+        their shares, and of a round of calls half is before this one on average. Never more than
+        all. Seen from this gateway alone, whose callers stand for all.
+        """
+        of = self._work_s.get(rank)
+        if not of:
+            return all_s
+        own_weight = weights.get(tenant, 1.0)
+        others = sum(weights.get(name, 1.0) for name in of if name != tenant)
+        mine_s = of.get(tenant, 0.0)
+        round_s = mine_s * (own_weight + others) + 0.5 * own_s * others
+        return min(all_s, round_s / own_weight)

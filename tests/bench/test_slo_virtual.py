@@ -1,0 +1,62 @@
+"""Goodput past the knee, on the gateway's own deciders and simulated engines in virtual time.
+
+Seeds are fixed and no machine's speed is in it; bars are a little below what is measured, so that
+another order of equal things does not fail it.
+"""
+
+import pytest
+
+from backends.hardware import profile
+from backends.slo import MLPERF_CLASSES
+from bench.slo_virtual import MODEL, Tally, Workload, capacity_per_s, measure
+
+LAW = profile(MODEL, "mi355x").law.scaled(0.05)
+SLOW = profile(MODEL, "mi355x").law.scaled(0.016)
+INTERACTIVE = MLPERF_CLASSES[0]
+KNEE = 0.9  # of what the law says, at four replicas
+
+
+def run(load: float, *, policy: str = "promised", seconds: float = 20.0) -> Tally:
+    workload = Workload()
+    full = capacity_per_s([LAW] * 4, workload.mix, INTERACTIVE)
+    return measure([LAW] * 4, load * full, workload, policy=policy, seconds=seconds)["interactive"]
+
+
+def test_at_the_knee_nearly_all_calls_are_good() -> None:
+    tally = run(KNEE)
+    assert tally.good >= 0.97 * tally.sent
+
+
+@pytest.mark.parametrize("overload", [1.3, 2.0, 5.0])
+def test_goodput_past_the_knee_is_no_less_in_calls_and_in_tokens(overload: float) -> None:
+    knee, past = run(KNEE), run(overload * KNEE)
+    assert past.good >= knee.good
+    assert past.good_tokens >= 0.95 * knee.good_tokens
+    assert past.late_first + past.slow <= 0.05 * past.good
+
+
+def test_the_least_outstanding_replica_alone_does_not_keep_it() -> None:
+    assert run(1.3, policy="least_outstanding").good < 0.5 * run(KNEE).good
+
+
+def test_a_refused_call_is_admitted_when_it_comes_back_as_told() -> None:
+    workload = Workload()
+    full = capacity_per_s([LAW] * 4, workload.mix, INTERACTIVE)
+    tally = measure([LAW] * 4, 1.3 * full, workload, seconds=20.0, return_once=True)["interactive"]
+    assert tally.returned > 50
+    assert tally.returned_in >= 0.9 * tally.returned
+
+
+def test_interactive_calls_are_kept_through_an_overload_of_all_classes() -> None:
+    workload = Workload(classes={"interactive": 0.4, "server": 0.4, "offline": 0.2})
+    full = capacity_per_s([LAW] * 4, workload.mix, INTERACTIVE)
+    tallies = measure([LAW] * 4, 1.5 * full, workload, seconds=20.0)
+    assert tallies["interactive"].good >= 0.95 * tallies["interactive"].sent
+    assert tallies["server"].late_first + tallies["server"].slow <= 0.02 * tallies["server"].sent
+
+
+def test_a_mixed_fleet_is_used_to_its_speeds_without_being_told() -> None:
+    laws, workload = [LAW, LAW, SLOW, SLOW], Workload()
+    full = capacity_per_s(laws, workload.mix, INTERACTIVE)
+    tally = measure(laws, 0.65 * full, workload, seconds=20.0)["interactive"]
+    assert tally.good >= 0.96 * tally.sent
