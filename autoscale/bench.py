@@ -185,7 +185,7 @@ def _drawn(name: str, contender: Contender, rng: np.random.Generator) -> Setting
 
 def _point(span: Knob, share: float) -> float:
     if span.log:
-        return span.low * (span.high / span.low) ** share
+        return span.low * math.exp(share * math.log(span.high / span.low))
     return span.low + share * (span.high - span.low)
 
 
@@ -347,7 +347,8 @@ def _ordered(results: Iterator[Result]) -> Iterator[Result]:
     """Tell each result as it comes."""
     for result in results:
         print(
-            f"{result.setting.rule} {result.case.fleet} {result.case.how} D {result.cold_start_s:.0f}:"
+            f"{label(result.setting)} {result.case.fleet} {result.case.how}"
+            f" D {result.cold_start_s:.0f}:"
             f" {result.attainment:.4f} at {result.ratio:.3f}, {result.wall_s:.1f} s",
             file=sys.stderr,
             flush=True,

@@ -93,7 +93,7 @@ async def calibrate(
                     await _together(session, model, 1, prompt, 4)  # warms what this shape compiles
                     points.append(await _together(session, model, running, prompt, output_tokens))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise CalibrationFailed(f"{url}: {error or type(error).__name__}") from error
+        raise CalibrationFailed(f"{url}: {type(error).__name__} {error}") from error
     law, error_share = fit(points)
     return Calibrated(law, tuple(points), error_share, sum(right), len(right))
 
@@ -136,7 +136,7 @@ async def _together(
     streams = await asyncio.gather(
         *(_stream(session, model, f"{i} " + "word " * prompt, output) for i in range(running))
     )
-    start = max(each[0][0] for each in streams)
+    start = max(times[0][0] for times, _ in streams)
     steps, count, prompt_tokens = 0.0, 0, []
     for times, usage in streams:
         inside = [(at, n) for at, n in times if at >= start]

@@ -136,7 +136,7 @@ async def _actuator(
         from autoscale.actuate.kubernetes import ClientApi, KubernetesActuator, KubernetesPool
 
         try:
-            kube.load_incluster_config()
+            kube.load_incluster_config()  # type: ignore[no-untyped-call]
         except kube.ConfigException:
             await kube.load_kube_config()
         async with client.ApiClient() as connection:

@@ -135,7 +135,7 @@ def synthetic(
     ticks = round(days * 86_400 / tick_s)
     hours = np.arange(ticks) * tick_s / 3600.0
     wave = 1.0 + 0.5 * np.sin(2 * np.pi * (hours - 9.0) / 24.0)
-    rows = [0.7 * wave, 0.2 * _steps(rng, ticks, 180), 0.1 * _bursts(rng, ticks, 2160, 60)]
+    rows = [0.7 * wave, 0.2 * _steps(rng, ticks, 180), 0.1 * _bursts(rng, ticks, 2160, 360)]
     level = np.stack(rows) * mean_units
     noisy = np.maximum(level * (1.0 + 0.03 * rng.standard_normal(level.shape)), 0.0)
     return DemandSeries(("wave", "steps", "bursts"), noisy * unit_work_per_s * tick_s, tick_s)

@@ -129,7 +129,7 @@ class Journal:
         found: list[Mapping[str, Any]] = []
         upper = "+"
         while len(found) < count:
-            batch = await self._store.xrevrange(JOURNAL, max=upper, count=200)
+            batch: Any = await self._store.xrevrange(JOURNAL, max=upper, count=200)
             if not batch:
                 break
             for _, fields in batch:

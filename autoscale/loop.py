@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -221,7 +222,7 @@ class Autoscaler:
         proposal = json.loads(raw) if raw else None
         same = proposal is not None and proposal["target"] == plan.target
         if same and proposal is not None:
-            approved = await self._store.hget(autoscaling.APPROVED, pool)
+            approved: Any = await self._store.hget(autoscaling.APPROVED, pool)
             if approved is not None and approved.decode() == proposal["id"]:
                 await self._store.hdel(autoscaling.APPROVED, pool)
                 await self._store.hdel(autoscaling.PROPOSALS, pool)

@@ -190,7 +190,10 @@ def standing(
         groups[_group(unit, states, now, cold_start_s * stuck_factor)].append(unit)
     ours = {id_ for unit in units for id_ in unit.replicas}
     foreign = sum(1 for s in pool.routable if s.replica.id not in ours)
-    return Standing(*(tuple(group) for group in groups.values()), foreign=foreign)
+    return Standing(
+        **{name: tuple(group) for name, group in groups.items()},
+        foreign=foreign,
+    )
 
 
 def _group(unit: Unit, states: Sequence[HealthState], now: float, too_long_s: float) -> str:

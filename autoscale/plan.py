@@ -216,5 +216,5 @@ def _spent(memory: Memory, policy: Policy) -> float:
 
 
 def _price(spent: float, policy: Policy) -> float:
-    scaled = policy.price * 10.0 ** min(max(policy.price_gain * spent, -3.0), 3.0)
+    scaled: float = policy.price * 10.0 ** min(max(policy.price_gain * spent, -3.0), 3.0)
     return min(max(scaled, policy.least_price), policy.most_price)

@@ -111,7 +111,7 @@ def replay(
     default_class: str = "interactive",
     seed: int = 1,
 ) -> Replayed:
-    """Replay calls in order of arrival on a fleet that a rule scales; `units` are there at first."""
+    """Replay calls in order of arrival; a rule scales the fleet, of which `units` are there."""
     world = _World(kind, scaler, units, cold_start_s, tick_s, default_class, seed)
     start = arrivals[0].at_s if arrivals else 0.0
     next_tick = tick_s

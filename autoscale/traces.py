@@ -208,7 +208,7 @@ def drawn(
                     _length(rng, float(windows.input_tokens[index, window])),
                     _length(rng, float(windows.output_tokens[index, window])),
                 )
-                yield Arrival(start + at, *lengths, tenant=client)
+                yield Arrival(float(start + at), *lengths, tenant=client)
 
 
 MOST_COUNT_CV = 4.0

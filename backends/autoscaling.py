@@ -64,11 +64,11 @@ async def approve(store: Redis, pool: str) -> Mapping[str, Any] | None:
 
 async def proposals(store: Redis) -> dict[str, Any]:
     """Read what waits for approval, by pool; raises RedisError."""
-    found = await store.hgetall(PROPOSALS)
+    found: Any = await store.hgetall(PROPOSALS)
     return {pool.decode(): json.loads(raw) for pool, raw in found.items()}
 
 
 async def states(store: Redis) -> dict[str, Any]:
     """Read what the leader last saw and wants, by pool; raises RedisError."""
-    found = await store.hgetall(STATE)
+    found: Any = await store.hgetall(STATE)
     return {pool.decode(): json.loads(raw) for pool, raw in found.items()}

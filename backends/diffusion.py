@@ -231,6 +231,14 @@ class DiffusionClient:
         return found
 
 
+async def videos_at_work(session: aiohttp.ClientSession, replica: Replica) -> int:
+    """Count the videos that a replica works on or has taken; 0 where it does not answer."""
+    try:
+        return sum(each.is_at_work for each in await DiffusionClient(session, replica).newest())
+    except (EngineGone, EngineRefused, EngineBroken):
+        return 0
+
+
 def _error(status: int, body: bytes) -> Exception:
     try:
         said = str(orjson.loads(body)["detail"])

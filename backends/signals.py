@@ -123,7 +123,8 @@ async def read(store: Redis) -> list[Signal]:
     keys = [key async for key in store.scan_iter(match=PREFIX + "*", count=1000)]
     if not keys:
         return []
-    found = (decode(raw) for raw in await store.mget(keys) if raw is not None)
+    answers: list[Any] = await store.mget(keys)
+    found = (decode(raw) for raw in answers if raw is not None)
     return [signal for signal in found if signal is not None]
 
 

@@ -14,7 +14,8 @@ import aiohttp
 from redis.exceptions import RedisError
 
 from backends.clock import Clock, SystemClock
-from backends.fleet import Replica
+from backends.diffusion import videos_at_work
+from backends.fleet import EngineKind, Replica
 from backends.launch import (
     Launched,
     LaunchFailed,
@@ -110,6 +111,8 @@ async def _work(session: aiohttp.ClientSession, replica: Replica) -> int:
 
     One that is only slow to answer counts as busy.
     """
+    if replica.engine is EngineKind.DIFFUSION:
+        return await videos_at_work(session, replica)
     key = replica.api_key
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:

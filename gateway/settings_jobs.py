@@ -65,9 +65,6 @@ class JobSettings(Section):
     file_bytes: Bytes = Field(200 * MIB, ge=1024, description="Largest file of a batch.")
     rows: int = Field(50_000, ge=1, description="Most rows of a batch.")
     reference_bytes: Bytes = Field(20 * MIB, ge=1024, description="Largest reference image.")
-    restart_cost_s: Seconds = Field(
-        180.0, description="A cancelled video that would run on longer has its replica restarted."
-    )
 
 
 class ArtifactSettings(Section):

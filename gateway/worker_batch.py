@@ -6,6 +6,7 @@ wait in the store until some hundred of them move into an artifact, which keeps 
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -132,7 +133,7 @@ class BatchRunner:
                     continue
                 row = read_row(raw, number, endpoint)
                 # One that the review let pass is a row: it saw the same bytes.
-                if isinstance(row, Row) and not await crew.start(one(number - 1, row)):
+                if isinstance(row, Row) and not await crew.start(partial(one, number - 1, row)):
                     break
             await crew.finish()
 

@@ -1,7 +1,7 @@
 """Where do the rows of a batch come from, how many run at once, and where do their lines go?"""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -138,13 +138,12 @@ class Crew:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def start(self, work: Coroutine[Any, Any, None]) -> bool:
+    async def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Start a row when there is room; False when nothing is to be started any more."""
         await self._until(self._at_most - 1)
         if self._told.is_set() or self._fault is not None:
-            work.close()
             return False
-        task = asyncio.create_task(work, name="row")
+        task = asyncio.create_task(work(), name="row")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return True

@@ -33,7 +33,6 @@ async def worker_for(services: Services, *, name: str | None = None) -> AsyncIte
             session,
             services.clock,
             classes=ranked(services),
-            restart_cost_s=settings.jobs.restart_cost_s,
         )
         batches = BatchRunner(
             services,

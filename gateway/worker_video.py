@@ -37,11 +37,7 @@ _log = structlog.get_logger("worker")
 
 
 class VideoRunner:
-    """Makes videos on the diffusion replicas of a registry.
-
-    `expected_s` gives the seconds that an order is thought to take (None: unknown); `restart` ends
-    a replica's work by starting it again and says whether it could.
-    """
+    """Makes videos on the diffusion replicas of a registry; `classes` in the order of service."""
 
     def __init__(
         self,
@@ -51,14 +47,12 @@ class VideoRunner:
         clock: Clock,
         *,
         classes: Sequence[str],
-        restart_cost_s: float = 180.0,
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
         self._session = session
         self._clock = clock
         self._classes = tuple(classes)
-        self._restart_cost_s = restart_cost_s
 
     def offers(self) -> list[Offer]:
         """Offer every diffusion replica that may be routed to; the store knows which are free."""

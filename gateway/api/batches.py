@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.api.files import expiry_s
 from gateway.api.forms import named, read_document
 from gateway.api.job_access import asked, find_job, listed, plausible
+from gateway.api.job_document import BATCH_REQUEST, body
 from gateway.call import Principal
 from gateway.errors import Conflict, GatewayError, InvalidRequest, QueueFull
 from gateway.jobs.batches import RowStore
@@ -27,7 +28,7 @@ _FIELDS = frozenset(
 )
 
 
-@router.post("")
+@router.post("", openapi_extra=body(**{"application/json": BATCH_REQUEST}))
 async def create_batch(request: Request) -> Response:
     """Take a batch on; its file is looked at afterwards."""
     async with asked(request, creates=True) as (services, principal):

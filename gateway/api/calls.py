@@ -20,6 +20,7 @@ from gateway.errors import (
     BodyTooLarge,
     Draining,
     GatewayError,
+    InvalidRequest,
     ModelNotFound,
     RequestTimeout,
     StreamBroken,
@@ -232,6 +233,11 @@ def make_call(
     known = draft.model in settings.models or draft.model in services.registry.fleet.pools
     if not known or not principal.may_use_model(draft.model):
         raise ModelNotFound(draft.model)
+    if services.videos.makes_videos(draft.model):
+        raise InvalidRequest(
+            f"The model '{draft.model[:200]}' makes videos: ask for them at /v1/videos.",
+            param="model",
+        )
     class_name, served_tier = place(draft.tier, principal, services.classes, settings.default_class)
     patience_s = settings.timeouts.total_s
     if not draft.stream:

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gateway.api.forms import fields_of, is_form, named, read_form
 from gateway.api.job_access import asked, listed, plausible
+from gateway.api.job_document import FILE_REQUEST, body
 from gateway.artifacts import PIECE_BYTES, NoArtifact, Written
 from gateway.errors import InvalidRequest, NotFound, UnsupportedMediaType
 from gateway.files import StoredFile
@@ -21,7 +22,7 @@ LEAST_EXPIRY_S, MOST_EXPIRY_S = 3600, 2_592_000
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("")
+@router.post("", openapi_extra=body(**{"multipart/form-data": FILE_REQUEST}))
 async def create_file(request: Request) -> Response:
     """Take a file: multipart/form-data with `file` and `purpose`."""
     async with asked(request, creates=True) as (services, principal):

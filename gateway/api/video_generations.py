@@ -11,6 +11,7 @@ from starlette.types import Receive
 
 from gateway.api.forms import read_document
 from gateway.api.job_access import asked
+from gateway.api.job_document import GENERATION_REQUEST, body
 from gateway.api.video_content import ARTIFACTS_PATH
 from gateway.artifacts import get
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, InvalidRequest
@@ -26,7 +27,9 @@ LONGEST_WAIT_S = 3600.0
 router = APIRouter(tags=["videos"])
 
 
-@router.post("/v1/videos/generations")
+@router.post(
+    "/v1/videos/generations", openapi_extra=body(**{"application/json": GENERATION_REQUEST})
+)
 async def generate_video(request: Request) -> Response:
     """Make a video and answer with it; a caller who leaves stops it."""
     async with asked(request, creates=True) as (services, principal):

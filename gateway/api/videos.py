@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api.forms import fields_of, is_form, read_document, read_form
 from gateway.api.job_access import asked, find_job, listed, plausible
+from gateway.api.job_document import VIDEO, answers, video_request
 from gateway.call import Principal
 from gateway.errors import InvalidRequest
 from gateway.fetch import fetch_image, image_of
@@ -26,7 +27,7 @@ LONGEST_POLL_MS = 15_000
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
 
-@router.post("")
+@router.post("", openapi_extra=video_request(), responses=answers(VIDEO))
 async def create_video(request: Request) -> Response:
     """Take a video on; JSON or multipart/form-data."""
     async with asked(request, creates=True) as (services, principal):
@@ -65,14 +66,14 @@ async def list_videos(
         return listed(data, has_more=has_more)
 
 
-@router.get("/{video_id}")
+@router.get("/{video_id}", responses=answers(VIDEO))
 async def retrieve_video(request: Request, video_id: str) -> Response:
     """Say how far a video is."""
     async with asked(request) as (services, principal):
         return await _answer(services, await _find(services, principal, video_id))
 
 
-@router.post("/{video_id}/cancel")
+@router.post("/{video_id}/cancel", responses=answers(VIDEO))
 async def cancel_video(request: Request, video_id: str) -> Response:
     """Stop a video; one that has ended is given as it is."""
     async with asked(request) as (services, principal):

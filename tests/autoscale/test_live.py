@@ -1,0 +1,247 @@
+"""The loop with a real store and real processes."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from autoscale.actuate.dry import DryActuator
+from autoscale.actuate.process import Launch, processes
+from autoscale.actuate.unit import UnitState
+from autoscale.config import parse
+from autoscale.drain import DrainPace, drained
+from autoscale.endpoint import serving
+from autoscale.explain import told
+from autoscale.journal import Journal
+from autoscale.leader import Leadership
+from autoscale.loop import Autoscaler
+from backends import autoscaling, records, signals
+from backends.clock import SystemClock
+from backends.fleet import EngineKind, Replica
+from backends.launch import LaunchSpec
+from backends.registry import Registry
+from backends.signals import Counters, Signal
+from backends.slo import MLPERF_CLASSES
+
+CLASSES = {each.name: each for each in MLPERF_CLASSES}
+MODEL = "llama2-70b"
+
+
+def _config(**changes: Any) -> Any:
+    pool = {"model": MODEL, "cold_start_s": 20.0, "policy": {"preset": "balanced", "most": 8}}
+    return parse({"pools": [pool | changes.pop("pool", {})], "tick_s": 0.2, **changes})
+
+
+async def _signal(redis: Redis, at: float, work_s: float) -> None:
+    counters = Counters(offered=round(work_s * 40), offered_work_s=work_s)
+    signal = Signal("g", at, 1.0, {(MODEL, "server", "t"): counters})
+    await signals.write(redis, signal)
+
+
+def _autoscaler(redis: Redis, config: Any, actuator: Any) -> Autoscaler:
+    registry = Registry(redis)
+    return Autoscaler(
+        config, CLASSES, store=redis, registry=registry, actuator=actuator, clock=SystemClock()
+    )
+
+
+async def _ticks(redis: Redis, scaler: Autoscaler, count: int, units: float) -> None:
+    """Offer so many units of work, tick after tick."""
+    clock = SystemClock()
+    began, work = clock.now(), 0.0
+    for number in range(count):
+        await _signal(redis, clock.now(), work)
+        await scaler.tick()
+        await asyncio.sleep(0.02)
+        work = (clock.now() - began) * units * 0.9
+        del number
+
+
+async def test_one_leads_and_a_standby_takes_over(redis: Redis) -> None:
+    first, second = Leadership(redis, "a", lease_s=0.3), Leadership(redis, "b", lease_s=0.3)
+    held = await first.hold()
+    assert held is not None
+    assert await first.hold() == held
+    assert await second.hold() is None
+    async with asyncio.timeout(5):
+        while (taken := await second.hold()) is None:
+            await asyncio.sleep(0.05)
+    assert taken.fence > held.fence
+    assert await first.hold() is None
+    await second.leave()
+    assert await first.hold() is not None
+
+
+async def test_load_starts_units_and_explain_tells_why(redis: Redis) -> None:
+    actuator = DryActuator(SystemClock())
+    scaler = _autoscaler(redis, _config(), actuator)
+    await _ticks(redis, scaler, 40, units=3.0)
+    assert len(await actuator.units(MODEL)) >= 3
+    found = await Journal(redis).last(pool=MODEL)
+    assert found
+    text = told(found[0])
+    assert "start" in text
+    assert "quantile" in text
+    assert "instead" in text
+    early = await Journal(redis).last(at=float(found[-1]["at"]))
+    assert early[0] == found[-1]
+    assert MODEL in await autoscaling.states(redis)
+
+
+async def test_nothing_is_done_while_paused(redis: Redis) -> None:
+    actuator = DryActuator(SystemClock())
+    scaler = _autoscaler(redis, _config(), actuator)
+    await autoscaling.pause(redis, now=1.0, by="test")
+    await _ticks(redis, scaler, 10, units=3.0)
+    assert not await actuator.units(MODEL)
+    assert (await Journal(redis).last())[0]["done"] == "paused"
+    assert await autoscaling.resume(redis)
+    await _ticks(redis, scaler, 20, units=3.0)
+    assert await actuator.units(MODEL)
+
+
+async def test_an_action_waits_for_approval(redis: Redis) -> None:
+    actuator = DryActuator(SystemClock())
+    scaler = _autoscaler(redis, _config(approval=True), actuator)
+    await scaler.tick()
+    assert not await actuator.units(MODEL)
+    proposal = (await autoscaling.proposals(redis))[MODEL]
+    assert proposal["start"] == 1
+    assert await autoscaling.approve(redis, MODEL) == proposal
+    await scaler.tick()
+    assert len(await actuator.units(MODEL)) == 1
+    assert not await autoscaling.proposals(redis)
+    assert await autoscaling.approve(redis, "other") is None
+
+
+async def test_a_standby_does_nothing(redis: Redis) -> None:
+    await Leadership(redis, "somebody else", lease_s=60.0).hold()
+    actuator = DryActuator(SystemClock())
+    scaler = _autoscaler(redis, _config(), actuator)
+    await scaler.tick()
+    assert not scaler.leads
+    assert not await actuator.units(MODEL)
+
+
+async def test_the_number_can_be_read_by_a_clusters_own_autoscaler(redis: Redis) -> None:
+    scaler = _autoscaler(redis, _config(), DryActuator(SystemClock()))
+    await scaler.tick()
+    bound: list[str] = []
+    async with (
+        serving(scaler, "127.0.0.1", 0, bound.append),
+        aiohttp.ClientSession(bound[0]) as session,
+    ):
+        async with session.get(f"/v1/pools/{MODEL}") as answer:
+            assert (await answer.json())["target"] == 1
+        async with session.get("/metrics") as answer:
+            assert f'sluice_autoscale_target_units{{pool="{MODEL}"}} 1.0' in await answer.text()
+        async with session.get("/v1/pools/other") as answer:
+            assert answer.status == 404
+
+
+async def test_a_drain_outlasts_a_generation(redis: Redis) -> None:
+    """Row 16: a drain was shorter than a generation, and streams were cut."""
+    ended: list[float] = []
+    clock = SystemClock()
+
+    async def end() -> None:
+        ended.append(clock.monotonic())
+
+    async def gateway(running: int) -> None:
+        await signals.write(redis, Signal("g", clock.now(), 1.0, replicas={"r": running}))
+
+    await gateway(1)
+    pace = DrainPace(settle_s=0.05, quiet_s=0.1, look_every_s=0.02, within_s=30.0)
+    draining = asyncio.create_task(drained(redis, ["r"], end, clock=clock, pace=pace))
+    async with asyncio.timeout(10):
+        while not await redis.hexists(records.MARKS, "r"):  # routing is told first
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)
+    assert not ended
+    await gateway(0)
+    assert await draining
+    assert len(ended) == 1
+    assert not await redis.hexists(records.MARKS, "r")
+
+
+async def test_a_drain_has_a_hard_deadline(redis: Redis) -> None:
+    async def end() -> None:
+        return None
+
+    await signals.write(redis, Signal("g", 1.0, 1.0, replicas={"r": 1}))
+    pace = DrainPace(settle_s=0.01, quiet_s=0.05, look_every_s=0.02, within_s=0.3)
+    assert not await drained(redis, ["r"], end, clock=SystemClock(), pace=pace)
+
+
+def _recipe(tmp_path: Path, free_port: int) -> Any:
+    def make(number: int) -> Launch:
+        port = free_port
+        url = f"http://127.0.0.1:{port}"
+        argv = (
+            *(sys.executable, "-m", "backends.simulated", "--model", MODEL),
+            *("--replicas", "1", "--host", "127.0.0.1", "--port", str(port)),
+        )
+        spec = LaunchSpec(f"unit {number}", argv, url, tmp_path / f"{number}.log")
+        replica = Replica(f"r{number}", MODEL, url, EngineKind.SIMULATED)
+        return Launch(spec, (replica,))
+
+    return make
+
+
+@pytest.mark.system
+async def test_a_process_comes_into_service_and_leaves_with_no_stream_cut(
+    redis: Redis, redis_url: str, tmp_path: Path, free_port: int
+) -> None:
+    async with processes({MODEL: _recipe(tmp_path, free_port)}, redis_url) as actuator:
+        await actuator.start(MODEL, 1)
+        async with asyncio.timeout(60):
+            while (await actuator.units(MODEL))[0].state is not UnitState.SERVING:
+                await asyncio.sleep(0.1)
+        listing = await records.read(redis)
+        assert "r1" in listing.leased
+        stream = asyncio.create_task(_stream(f"http://127.0.0.1:{free_port}"))
+        async with asyncio.timeout(20):
+            while not await _running(free_port):
+                await asyncio.sleep(0.02)
+        await actuator.drain(MODEL, [(await actuator.units(MODEL))[0].name])
+        assert await stream == 300
+        async with asyncio.timeout(60):
+            while await actuator.units(MODEL):
+                await asyncio.sleep(0.1)
+        assert "r1" not in (await records.read(redis)).leased
+
+
+async def _running(port: int) -> int:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/v1/loads") as answer,
+    ):
+        loads = (await answer.json())["loads"]
+        return sum(each["num_running_reqs"] for each in loads)
+
+
+async def _stream(url: str) -> int:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 300,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    tokens = 0
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/chat/completions", json=body) as answer,
+    ):
+        assert answer.status == 200
+        async for line in answer.content:
+            if line.startswith(b"data: {"):
+                usage = json.loads(line[6:]).get("usage")
+                tokens = usage["completion_tokens"] if usage else tokens
+    return tokens
