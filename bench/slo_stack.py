@@ -47,6 +47,8 @@ async def replicas(fleet: Fleet, directory: Path) -> AsyncIterator[list[str]]:
                 *(sys.executable, "-m", "backends.simulated", "--model", MODEL, "--port", "0"),
                 *("--replicas", str(count), "--throughput-scale", str(scale)),
                 *("--stream-interval", str(fleet.stream_interval), "--ready-file", str(file)),
+                # Every policy is sent the same prompts: a cache would favour who comes later.
+                "--disable-radix-cache",
             ]
             await stack.enter_async_context(_process(argv, directory / f"replicas{index}.log"))
             ready.append(file)

@@ -2,8 +2,8 @@
 
 The same rules as in `lua/limits.lua`, with every limit divided by the number of gateways that were
 last seen, and with windows that begin empty. Budgets are not enforced meanwhile, and what is used
-meanwhile is not charged to them. So a key may get at most twice its limit in the minute in which the
-store goes, its limit per minute after that, and one call more per gateway where that is less.
+meanwhile is not charged to them. So a key may get at most twice its limit in the minute in which
+the store goes, its limit per minute after that, and one call more per gateway where that is less.
 """
 
 from collections import deque

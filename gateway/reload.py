@@ -10,13 +10,10 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 
 import structlog
-from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 
 from backends.registry import Registry
 from backends.slo import Class
 from gateway.config import ConfigError
-from gateway.errors import InvalidRequest
 from gateway.services import Services
 from gateway.settings import Settings
 
@@ -45,7 +42,7 @@ class Reloader:
         if self.again is None:
             raise ConfigError("this gateway was started without a file to read again")
         async with self._one_at_a_time:
-            new = await run_in_threadpool(self.again)
+            new = await asyncio.to_thread(self.again)
             return self._apply(new)
 
     def _apply(self, new: Settings) -> Changes:
@@ -71,22 +68,6 @@ class Reloader:
             log.error("reload_refused", why=str(error))
         else:
             log.info("reloaded", applied=found.applied, after_restart=found.after_restart)
-
-
-def reload_routes(reloader: Reloader) -> APIRouter:
-    """Give `POST /admin/reload`."""
-    router = APIRouter(prefix="/admin", tags=["settings"])
-
-    @router.post("/reload")
-    async def reload() -> dict[str, list[str]]:
-        try:
-            found = await reloader.reload()
-        except ConfigError as error:
-            raise InvalidRequest(str(error), code="invalid_settings") from None
-        structlog.get_logger("admin").info("admin_write", action="reload", applied=found.applied)
-        return {"applied": [*found.applied], "after_restart": [*found.after_restart]}
-
-    return router
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:

@@ -23,10 +23,11 @@ from gateway.api.admin_jobs import job_routes
 from gateway.api.explanations import explanation_routes
 from gateway.api.health import count
 from gateway.api.health import router as probes
+from gateway.api.reload import reload_routes
 from gateway.app import create_app, services_for
 from gateway.control import WorkerEnd
 from gateway.protocol import protocol_class
-from gateway.reload import Reloader, reload_routes, server_context
+from gateway.reload import Reloader, server_context
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.telemetry import set_up_logs

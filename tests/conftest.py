@@ -8,10 +8,27 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from backends.store import connect, open_store
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of one `xdist_group` in one process.
+
+    pytest-xdist 3.8 writes the group to `Item._nodeid`, which pytest 9.2 no longer reads.
+    """
+    if not config.getoption("loadgroup", False):
+        return
+    for item in items:
+        for mark in item.iter_markers("xdist_group"):
+            suffix = f"@{mark.args[0]}"
+            if not item.nodeid.endswith(suffix):
+                item._id = NodeId.parse(item.nodeid + suffix)
+            break
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ _WEIGHTS = environment.WEIGHTS / "tiny_wan.py"
 def ensure_engine(workshop: Workshop) -> Path:
     """Build the environment unless it is there, the engine's before it; give its Python.
 
-    Takes a minute or two and about 400 MB on top of the engine. Raises WrongPython or BuildFailed.
+    Takes a minute or two and about 300 MB on top of the engine. Raises WrongPython or BuildFailed.
     """
     engine = environment.ensure_engine(workshop)
     target = _engine_dir(workshop)
@@ -81,7 +81,7 @@ def _build(into: Path, engine: Path, workshop: Workshop) -> None:
         *(str(environment.python_of(into)), "-m", "pip", "--disable-pip-version-check"),
         *("install", "--no-input", "--no-deps", "--require-hashes", "--requirement", str(_PINS)),
     )
-    steps.run("  [2/2] diffusers and codecs (400 MB on disk)", install, log=log, say=workshop.say)
+    steps.run("  [2/2] diffusers and codecs (300 MB on disk)", install, log=log, say=workshop.say)
 
 
 def _write(into: Path, python: Path, workshop: Workshop) -> None:

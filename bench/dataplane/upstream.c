@@ -94,20 +94,19 @@ static int event(conn *c, char *o, const char *delta, const char *fin) {
   memcpy(o + k, j, n); k += n; memcpy(o + k, "\r\n", 2);
   return k + 2;
 }
-/* emit the next event of a stream; -1: connection is dead or was cut */
+/* emit the next event of a stream; -1: connection is dead or was cut. The greeting comes with the first token. */
 static int step(conn *c) {
-  char o[EVBUF * 3], d[EVBUF]; int k = 0;
+  char o[EVBUF * 4], d[EVBUF]; int k = 0;
   if (!c->started) {
     c->started = 1;
     k = sprintf(o, "HTTP/1.1 200 OK\r\ndate: Mon, 01 Dec 2025 00:00:00 GMT\r\nserver: uvicorn\r\n"
         "content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n");
     k += event(c, o + k, "{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":null,\"tool_calls\":null}", "null");
-    return send_all(c, o, k);
   }
   if (cut_after && c->sent >= cut_after) { detach(c); return -1; }
   snprintf(d, sizeof d, "{\"role\":null,\"content\":\" @%016llu#%08ld%.*s\",\"reasoning_content\":null,\"tool_calls\":null}",
       (unsigned long long)now_us(), c->sent + 1, (int)((c->tpc - 1) * 5 < 4000 ? (c->tpc - 1) * 5 : 4000), pad);
-  k = event(c, o, d, "null");
+  k += event(c, o + k, d, "null");
   c->sent++; n_chunk++;
   if (c->sent * c->tpc >= c->total) {
     k += event(c, o + k, "{\"role\":null,\"content\":null,\"reasoning_content\":null,\"tool_calls\":null}", "\"stop\"");

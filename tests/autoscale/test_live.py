@@ -33,7 +33,8 @@ MODEL = "llama2-70b"
 
 
 def _config(**changes: Any) -> Any:
-    pool = {"model": MODEL, "cold_start_s": 20.0, "policy": {"preset": "balanced", "most": 8}}
+    policy = {"preset": "balanced", "most": 8, "up_area_s": 0.05, "down_area_s": 1.0}
+    pool = {"model": MODEL, "cold_start_s": 20.0, "policy": policy}
     return parse({"pools": [pool | changes.pop("pool", {})], "tick_s": 0.2, **changes})
 
 
@@ -54,12 +55,11 @@ async def _ticks(redis: Redis, scaler: Autoscaler, count: int, units: float) -> 
     """Offer so many units of work, tick after tick."""
     clock = SystemClock()
     began, work = clock.now(), 0.0
-    for number in range(count):
+    for _ in range(count):
         await _signal(redis, clock.now(), work)
         await scaler.tick()
         await asyncio.sleep(0.02)
         work = (clock.now() - began) * units * 0.9
-        del number
 
 
 async def test_one_leads_and_a_standby_takes_over(redis: Redis) -> None:

@@ -110,7 +110,7 @@ def test_the_models_of_the_replicas_are_listed(client: openai.OpenAI) -> None:
 @pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 def test_a_video_is_made_and_can_be_fetched(client: openai.OpenAI) -> None:
     video = client.videos.create(
-        model="wan-2.2-t2v-a14b", prompt="a river", size="832x480", seconds="4"
+        model="wan-2.2-t2v-a14b", prompt="a river", seconds="4", extra_body={"size": "832x480"}
     )
     until(lambda: client.videos.retrieve(video.id).status == "completed", "no video", within_s=90)
     assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"

@@ -49,7 +49,7 @@ def test_no_two_replicas_of_a_profile_share_a_gpu() -> None:
     for each in found.values():
         gpu = (each.get("environment") or {}).get("HIP_VISIBLE_DEVICES")
         for profile in each["profiles"] if gpu is not None else ():
-            by_profile.setdefault(profile, []).append(gpu)
+            by_profile.setdefault(profile, []).append(str(gpu))
     assert set(by_profile) == {"rocm", "rocm-llama2-70b", "rocm-gpt-oss-120b"}
     for gpus in by_profile.values():
         assert sorted(map(int, gpus)) == list(range(GPUS))

@@ -51,7 +51,7 @@ def told() -> dict[str, frozenset[str]]:
     labels: dict[str, frozenset[str]] = {}
     metrics = Metrics.create()
     for collector in list(metrics.registry._collector_to_names):
-        for family in collector.describe():
+        for family in collector.collect():
             own = frozenset(getattr(collector, "_names", getattr(collector, "_labelnames", ())))
             endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
             for ending in endings.get(family.type, ("",)):

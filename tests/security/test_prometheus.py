@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,12 @@ async def test_prometheus_counts_promises_that_were_kept_and_broken(
         command = ["prometheus", f"--config.file={configured(tmp_path, gateway.url[7:])}"]
         command += [f"--storage.tsdb.path={tmp_path}/data"]
         command += [f"--web.listen-address=127.0.0.1:{free_port}"]
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            cwd=tmp_path,
+        )
         try:
 
             async def call(tier: str) -> None:
@@ -92,4 +95,4 @@ async def test_prometheus_counts_promises_that_were_kept_and_broken(
             assert (await value("sluice:burn:rate5m"))["interactive"] == pytest.approx(100)
         finally:
             process.terminate()
-            process.wait(20)
+            await asyncio.wait_for(process.wait(), 20)

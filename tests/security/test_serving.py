@@ -56,7 +56,8 @@ async def gateway(path: Path, redis_url: str) -> AsyncIterator[Bound]:
         serve(again(), redis_url=redis_url, on_ready=bound.set_result, stop=stop, again=again)
     )
     try:
-        await asyncio.wait({task, bound}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {task, bound}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             await task
         yield bound.result()
