@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
+.PHONY: bench bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make format    let ruff format and fix"
 	@echo "make coverage  every test, with branch coverage"
 	@echo "make lock      pin the dependencies again (UPGRADE=1 for newer versions)"
+	@echo "make bench     CPU, delay and memory per call and chunk beside nginx and other routers (minutes)"
 	@echo "make bench-slo goodput at and past the knee against other policies (minutes; ARGS='...')"
 	@echo "make clean     remove .venv and caches in the tree (not the engine's cache)"
 
@@ -110,6 +111,11 @@ lock: $(DEV)
 	$(BIN)/python scripts/check_constraints.py
 
 # Real processes on loopback first, then the same deciders in virtual time, where no machine's noise is.
+# Needs gcc; bench/dataplane/setup installs what Sluice is compared with, in environments of its own.
+bench: $(DEV)
+	bench/dataplane/setup
+	$(BIN)/python -m bench.dataplane $(ARGS)
+
 bench-slo: $(DEV)
 	$(BIN)/python -m bench.slo $(ARGS)
 	$(BIN)/python -m bench.slo_virtual

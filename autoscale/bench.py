@@ -32,6 +32,7 @@ TARGETS = (0.99, 0.995)
 OURS = {0.99: PRESETS["saving"], 0.995: PRESETS["balanced"]}
 FAULTS: Mapping[str, Faults] = {
     "15 % slower than believed": Faults(speed=0.85),
+    "the same, never learnt": Faults(speed=0.85, speed_is_learnt=False),
     "lengths unknown (sigma 0.2)": Faults(length_error=0.2),
     "a node lost every 6 h": Faults(loss_every_s=21_600.0),
     "5 % of starts at half speed": Faults(slow_share=0.05),

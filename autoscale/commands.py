@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,14 @@ class Failed(Exception):
 
 
 def autoscaler(
-    arguments: Sequence[str], store_url: str, classes: Mapping[str, Class] | None = None
+    arguments: Sequence[str],
+    store_url: Callable[[], str],
+    classes: Mapping[str, Class] | None = None,
 ) -> int:
-    """`run` scales what a file lists; `explain` tells the last decisions."""
+    """`run` scales what a file lists; `explain` tells the last decisions.
+
+    The store is asked for only once the arguments are understood.
+    """
     parser = argparse.ArgumentParser(prog="sluice autoscaler", description=autoscaler.__doc__)
     subjects = parser.add_subparsers(dest="subject", required=True)
     run = subjects.add_parser("run", help="look, decide and act until a signal")
@@ -52,13 +57,13 @@ def autoscaler(
     explain.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.subject == "explain":
-        return asyncio.run(_explain(options, store_url))
+        return asyncio.run(_explain(options, store_url()))
     try:
         fleet = configuration.read(options.fleet)
     except configuration.BadConfig as error:
         raise Failed(str(error), 2) from error
     known = classes or {each.name: each for each in MLPERF_CLASSES}
-    return asyncio.run(_run(fleet, known, store_url, dry=options.dry))
+    return asyncio.run(_run(fleet, known, store_url(), dry=options.dry))
 
 
 async def _explain(options: argparse.Namespace, store_url: str) -> int:

@@ -15,6 +15,9 @@ from autoscale.demand import DemandSeries
 from autoscale.plan import PoolView
 from autoscale.traces import Floats
 
+_LEARNING_S = 600.0
+_STUCK_FACTOR = 3.0
+
 
 class Scaler(Protocol):
     """A rule: from what is seen at the end of a tick to how many units shall be there."""
@@ -31,10 +34,12 @@ class Faults:
     `speed` is the units' true speed over the believed one; `slow_share` of the starts have
     `slow_speed`; `failed_share` of the starts never serve. Every `stale_every_s` the signals stand
     still for `stale_s`. `length_error` is the sigma of the error in each tenant's work per call,
-    drawn anew every ten minutes.
+    drawn anew every ten minutes. `speed_is_learnt`: rules see work in units of the speed that
+    replicas have shown (over about ten minutes), as the live loop does.
     """
 
     speed: float = 1.0
+    speed_is_learnt: bool = True
     loss_every_s: float = 0.0
     slow_share: float = 0.0
     slow_speed: float = 0.5
@@ -84,7 +89,7 @@ def replay(series: DemandSeries, scaler: Scaler, world: World) -> Outcome:
     tick_s = series.tick_s
     for tick, offered in enumerate(total):
         view = run.serve(tick, offered)
-        target = scaler.decide(view, rows[tick])
+        target = scaler.decide(view, rows[tick] / run.known_speed)
         run.act(target, (tick + 1) * tick_s)
     return run.outcome()
 
@@ -111,6 +116,7 @@ class _Run:
         self._stale_view: PoolView | None = None
         self._stale_row: Floats | None = None
         self._cold_s = world.cold_start_s
+        self.known_speed = 1.0
 
     def seen_rows(self) -> Floats:
         """Give the work by tenant as the rule sees it: shape (ticks, tenants)."""
@@ -137,6 +143,9 @@ class _Run:
         self._turn(now)
         ready = len(self._speeds)
         capacity = self._speed * self._world.faults.speed
+        if ready and self._world.faults.speed_is_learnt:
+            shown = capacity / ready
+            self.known_speed += self._tick_s / _LEARNING_S * (shown - self.known_speed)
         load = offered + self._backlog
         missed = 0.0
         self._backlog = max(0.0, load - capacity)
@@ -157,6 +166,7 @@ class _Run:
 
     def act(self, target: int, now: float) -> None:
         """Start, cancel and drain until `target` are ready or starting."""
+        self._give_up(now)
         target = min(max(0, target), self._world.most_units)
         change = target - len(self._speeds) - len(self._starting)
         if not change:
@@ -219,9 +229,12 @@ class _Run:
             takes = math.inf
         self._starting.append((now + takes, now, speed))
         self._starts += 1
-        # One that will never be ready is given up after three cold starts and paid until then.
-        limit = now - 3.0 * world.cold_start_s
-        self._starting = [s for s in self._starting if not (math.isinf(s[0]) and s[1] < limit)]
+
+    def _give_up(self, now: float) -> None:
+        """End starts that take too long, as the plan does; they were paid until now."""
+        limit = now - _STUCK_FACTOR * self._cold_s
+        if self._starting and any(each[1] <= limit for each in self._starting):
+            self._starting = [each for each in self._starting if each[1] > limit]
 
     def _view(
         self, tick: int, at: float, offered: float, missed: float, capacity: float

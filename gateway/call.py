@@ -114,6 +114,7 @@ class Call:
     traceparent: str | None = None
     tracestate: str | None = None
     takes_rid: bool = True
+    coalesce_s: float = 0.0
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     hint: "Targets | None" = None
     notes: list[tuple[bytes, bytes]] = field(default_factory=list)

@@ -6,7 +6,7 @@ from random import getrandbits
 def new_id() -> str:
     """Give 32 hexadecimal digits, of 128 random bits.
 
-    From a generator that the system has seeded in each process: a fifth of uuid4's cost, which asks
+    From a generator that the system has seeded in each process: a sixth of uuid4's cost, which asks
     the system every time. Not for secrets.
     """
     return f"{getrandbits(128):032x}"

@@ -14,9 +14,11 @@ from backends.health import CallOutcome, outcome_of_status
 from backends.sglang import ABORT_PATH, abort_body, error_of
 from gateway.call import Call, Receipt
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
+from gateway.exchange import Exchange, Head, UpstreamLost
 from gateway.sink import Sink
-from gateway.upstream import Exchange, Head, UpstreamLost, Upstreams
-from gateway.wire.dialect import EngineSaidNo, StreamEditor
+from gateway.stream import Stream
+from gateway.upstream import Upstreams
+from gateway.wire.dialect import EngineSaidNo
 from gateway.wire.errors import may_try_another, translate
 
 MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
@@ -180,14 +182,15 @@ class Relay:
 
     async def _first_frame(
         self, call: Call, exchange: Exchange, replica: Replica, sink: Sink, receipt: Receipt
-    ) -> "_Stream":
-        stream = _Stream(
+    ) -> Stream:
+        stream = Stream(
             call.dialect.editor(),
             exchange,
             sink,
             receipt,
             between_bytes_s=self._patience.between_bytes_s,
             deadline=call.deadline,
+            coalesce_s=call.coalesce_s,
         )
         try:
             await stream.gate
@@ -200,9 +203,7 @@ class Relay:
         exchange.expire_at(None, asyncio.get_running_loop())  # the stream's own watch takes over
         return stream
 
-    async def _pump(
-        self, stream: "_Stream", replica: Replica, sink: Sink, receipt: Receipt
-    ) -> None:
+    async def _pump(self, stream: Stream, replica: Replica, sink: Sink, receipt: Receipt) -> None:
         editor, exchange = stream.editor, stream.exchange
         receipt.status = 200
         try:
@@ -251,103 +252,6 @@ class Relay:
                 await exchange.done
         except (UpstreamLost, TimeoutError):
             return  # the closed connection has told it already; a dead engine needs no telling
-
-
-class _Stream:
-    """The per-chunk path of one stream: bytes in, frames out, no task in between.
-
-    `gate` is done when the first frame that counts is there; `done` when the engine has ended.
-    """
-
-    def __init__(
-        self,
-        editor: StreamEditor,
-        exchange: Exchange,
-        sink: Sink,
-        receipt: Receipt,
-        *,
-        between_bytes_s: float,
-        deadline: float,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.editor = editor
-        self.exchange = exchange
-        self._sink = sink
-        self._receipt = receipt
-        self._between_bytes_s = between_bytes_s
-        self._deadline = deadline
-        self._held: list[bytes] = []
-        self._is_open = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.gate: asyncio.Future[None] = self._loop.create_future()
-        self.done: asyncio.Future[None] = self._loop.create_future()
-        exchange.attach(self._take)
-        exchange.done.add_done_callback(self._ended)
-
-    def open(self) -> None:
-        """Let bytes through to the sink, first those that were held."""
-        self._is_open = True
-        self.exchange.attach(self._pass)
-        if self._held:
-            self._sink.write(b"".join(self._held))
-            self._held.clear()
-        self._watch()
-
-    def stop(self) -> None:
-        """Let nothing through any more."""
-        self._is_open = False
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _take(self, data: bytes) -> None:
-        """Take a piece until the gate is open and the head is out: what it gives is held."""
-        receipt = self._receipt
-        self._pass(data)
-        if self.editor.started and not self.gate.done():
-            receipt.first_byte = receipt.last_byte
-            if receipt.on_first_byte is not None:
-                receipt.on_first_byte()
-            self.gate.set_result(None)
-
-    def _pass(self, data: bytes) -> None:
-        """Take a piece: all that happens to a chunk happens here."""
-        receipt = self._receipt
-        receipt.last_byte = self._loop.time()
-        receipt.chunks += 1
-        try:
-            out = self.editor.feed(data)
-        except EngineSaidNo as no:
-            return self._fail(no)
-        if out:
-            if self._is_open:
-                self._sink.write(out)
-            else:
-                self._held.append(out)
-        if self.editor.ended and not self.done.done():
-            self.done.set_result(None)
-        return None
-
-    def _ended(self, done: "asyncio.Future[None]") -> None:
-        error = None if done.cancelled() else done.exception()
-        if error is not None:
-            self._fail(error)
-        elif not self.editor.ended:
-            self._fail(UpstreamLost("the stream ended before its last frame"))
-
-    def _fail(self, error: BaseException) -> None:
-        for future in (self.gate, self.done):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # seen: only one of the two is awaited
-
-    def _watch(self) -> None:
-        """Look again whenever the stream could have become too silent or too old."""
-        now = self._loop.time()
-        due = min((self._receipt.last_byte or now) + self._between_bytes_s, self._deadline)
-        if due <= now:
-            self._fail(UpstreamLost("the stream fell silent or took too long"))
-        elif not self.done.done():
-            self._timer = self._loop.call_at(due, self._watch)
 
 
 async def _send_document(document: bytes, sink: Sink, receipt: Receipt) -> None:

@@ -167,6 +167,12 @@ class ClassSettings(Section):
 
     rank: int = Field(ge=0, description="Lower is served first.")
     patience_s: Seconds = Field(30.0, description="Longest wait in the queue.")
+    coalesce_ms: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Chunks of a stream are gathered this long, never the first or last; 0: not.",
+    )
     demote_to: Name | None = Field(
         None, description="Class under which a call goes on that this one cannot keep."
     )

@@ -6,8 +6,6 @@ go `data_received -> Exchange.on_data` in one call, already free of chunked fram
 
 import asyncio
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 from urllib.parse import urlsplit
@@ -15,138 +13,11 @@ from urllib.parse import urlsplit
 import httptools
 
 from backends.fleet import Replica
+from gateway.exchange import Exchange, Head, UpstreamLost
 
 MAX_HEAD_BYTES = 64 * 1024
 MOST_AT_ONCE = 64  # idle connections closed in one turn of the loop: streams do not wait
 PAUSE_S = 0.01
-
-
-class UpstreamLost(ConnectionError):
-    """The connection ended before the answer did; `reused` if it had idled in the pool before."""
-
-    def __init__(self, why: str, *, reused: bool = False) -> None:
-        super().__init__(why)
-        self.reused = reused
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Status and headers (lower-case names) of an answer."""
-
-    status: int
-    headers: dict[bytes, bytes]
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        return self.headers.get(b"content-type", b"").startswith(b"text/event-stream")
-
-
-class Exchange:
-    """One request in flight. Await `head`, then `attach` a callback or `read` the whole body.
-
-    Both futures raise UpstreamLost where the connection ends first, and TimeoutError at the
-    instant given to `expire_at`: one timer per exchange, where a time-out around each `await` costs
-    six times as much.
-    """
-
-    __slots__ = ("_connection", "_kept", "_on_data", "_timer", "done", "head")
-
-    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
-        self._connection: Connection | None = connection
-        self._kept: list[bytes] = []
-        self._on_data: Callable[[bytes], None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.head: asyncio.Future[Head] = loop.create_future()
-        self.done: asyncio.Future[None] = loop.create_future()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the replica may still say something."""
-        return self._connection is not None
-
-    def expire_at(self, when: float | None, loop: asyncio.AbstractEventLoop) -> None:
-        """Let what is awaited raise TimeoutError at this instant of the loop; None: never."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if when is not None and not self.done.done():
-            self._timer = loop.call_at(when, self._fail, TimeoutError())
-
-    def attach(self, on_data: Callable[[bytes], None]) -> None:
-        """Call `on_data` with each piece of the body from now on, first with what has come."""
-        self._on_data = on_data
-        kept, self._kept = self._kept, []
-        if kept:
-            on_data(b"".join(kept))
-
-    async def read(self, at_most_bytes: int) -> bytes:
-        """Give the whole body; raises UpstreamLost if it breaks off or is larger."""
-        if self.done.done() and len(self._kept) == 1:  # head and body came together
-            self.done.result()
-            return self._kept[0]
-        size = sum(map(len, self._kept))
-
-        def take(data: bytes) -> None:
-            nonlocal size
-            size += len(data)
-            self._kept.append(data)
-            if size > at_most_bytes:
-                self.abort("the answer is too large")
-
-        self._on_data = take
-        await self.done
-        return b"".join(self._kept)
-
-    def pause_reading(self) -> None:
-        """Take no more bytes from this replica's socket."""
-        if self._connection is not None:
-            self._connection.pause()
-
-    def resume_reading(self) -> None:
-        """Take bytes again."""
-        if self._connection is not None:
-            self._connection.resume()
-
-    def abort(self, why: str = "given up") -> None:
-        """Close the connection at once: that tells the engine that nobody listens."""
-        if self._connection is not None:
-            self._connection.close(why)
-
-    def let_end(self, loop: asyncio.AbstractEventLoop, within_s: float) -> None:
-        """Ignore what still comes, so that the connection can be used again if it ends in time."""
-        if self._connection is not None:
-            self._on_data = _ignore
-            self.resume_reading()
-            loop.call_later(within_s, self.abort)
-
-    def deliver(self, data: bytes) -> None:
-        """Take a piece of the body from the connection."""
-        if self._on_data is None:
-            self._kept.append(data)
-        else:
-            self._on_data(data)
-
-    def end(self, error: UpstreamLost | None = None) -> None:
-        """Take the connection's last word."""
-        self._connection = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if error is not None:
-            self._fail(error)
-        elif not self.done.done():
-            self.done.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
-        for future in (self.head, self.done):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # seen: not every owner waits for both
-
-
-def _ignore(_: bytes) -> None:
-    """Drop a piece of a body that nobody wants any more."""
 
 
 class Connection(asyncio.Protocol):

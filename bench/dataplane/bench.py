@@ -218,12 +218,12 @@ class Run:
                     warm_s=4.0 + callers / 120, for_s=1.0,
                 ),
             )  # fmt: skip
-            if seen.ended.streams >= callers:  # else they wait somewhere, or were refused
-                self.figures[f"memory_{callers}_bytes"] = float(seen.ended.memory_bytes)
+            if seen.begun.streams >= callers:  # else they wait somewhere, or were refused
+                self.figures[f"memory_{callers}_bytes"] = float(seen.begun.memory_bytes)
             time.sleep(1.0)
-        few, many = (self.figures.get(f"memory_{n}_bytes") for n in (1000, 5000))
-        if few is not None and many is not None:
-            self._note(stream_bytes=(many - few) / 4000)
+        many = self.figures.get("memory_5000_bytes")
+        if many is not None and "idle_bytes" in self.figures:
+            self._note(stream_bytes=(many - self.figures["idle_bytes"]) / 5000)
         self.bench.upstream.behave(gap_us=GAP_US)
 
     def soak(self) -> None:

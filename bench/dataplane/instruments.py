@@ -150,7 +150,7 @@ class Seen:
 def generate(
     binaries: Path, load: Load, port: int, headers: Sequence[str], pin: Sequence[str], look: Look
 ) -> Seen:
-    """Run the generator; `look` is called as the window begins and ends (True: with memory)."""
+    """Run the generator; `look` is called as the window begins (True: with memory) and ends."""
     argv = [*pin, str(binaries / "loadgen"), "-p", str(port), *load.arguments()]
     for header in headers:
         argv += ["-h", header]
@@ -161,9 +161,9 @@ def generate(
     try:
         for line in process.stdout:
             if line.startswith("START"):
-                begun = look(False)
+                begun = look(load.mode == "hold")  # before its end closes what it holds
             elif line.startswith("STOP"):
-                ended = look(load.mode == "hold")
+                ended = look(False)
             else:
                 report = json.loads(line)
     finally:

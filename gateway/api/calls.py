@@ -253,6 +253,7 @@ def make_call(
         dialect=draft.dialect(served_tier),
         stream=draft.stream,
         class_name=class_name,
+        coalesce_s=settings.classes[class_name].coalesce_ms / 1e3,
         arrived=arrived,
         arrived_at=services.clock.now(),
         deadline=arrived + patience_s,

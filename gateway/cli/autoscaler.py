@@ -15,7 +15,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         path = os.environ.get("SLUICE_CONFIG")
         settings = load(None if path is None else Path(path), os.environ, {})
-        return commands.autoscaler(arguments, store_url(settings), settings.classes_by_name())
+        classes = settings.classes_by_name()
+        return commands.autoscaler(arguments, lambda: store_url(settings), classes)
     except ConfigError as error:
         raise CommandFailed(str(error), 2) from error
     except commands.Failed as error:

@@ -1,6 +1,7 @@
 """How do replicas of this process come into service, stay in the registry, and leave it?"""
 
 import argparse
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from gateway.cli.failure import CommandFailed
 from gateway.cli.interrupts import Interrupts, run
 from gateway.cli.options import add_config, add_data_dir, add_redis_url, say
 
+FIRST_PORT, LAST_PORT = 20_000, 32_000
 MOST_TRIES = 100
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 compared, not bound
 
@@ -85,17 +87,19 @@ def reached_by(url: str, host: str) -> str:
 
 
 def free_ports(host: str, count: int) -> int:
-    """Find `count` ports in a row that nobody listens on now; give the first."""
+    """Find `count` ports in a row that nobody listens on now; give the first.
+
+    Below the range from which the system takes ports for connections: a port that is free now is
+    then most likely still free when a process of ours comes to listen there.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(MOST_TRIES):
+    for _ in range(MOST_TRIES if count <= LAST_PORT - FIRST_PORT else 0):
+        first = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - count + 1)
         with ExitStack() as stack:
-            first = 0
             try:
-                for offset in range(count):
-                    probe = stack.enter_context(socket.socket(family))
-                    probe.bind((host, first + offset if first else 0))
-                    first = first or int(probe.getsockname()[1])
-            except (OSError, OverflowError):
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket(family)).bind((host, port))
+            except OSError:
                 continue
             return first
     raise CommandFailed(f"found no {count} free ports in a row on {host}")

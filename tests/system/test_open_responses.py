@@ -574,7 +574,7 @@ async def test_tokens_are_counted(site: Site) -> None:
     [
         ({}, 400, "input", "missing_required_parameter"),
         ({"input": "x", "model": "odd"}, 404, "model", "model_not_found"),
-        ({"input": "x", "tools": [{"type": "web_search"}]}, 400, "tools[0].type", None),
+        ({"input": "x", "tools": [{"type": "teleport"}]}, 400, "tools[0].type", None),
         ({"input": "x", "service_tier": "odd"}, 400, "service_tier", None),
         ({"input": "x " * 300_000}, 400, None, "context_length_exceeded"),
     ],

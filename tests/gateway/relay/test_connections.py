@@ -250,3 +250,41 @@ async def test_callers_who_send_nothing_cost_nothing(redis_url: str, direct: boo
             writer.close()
         await until(lambda: not gateway.server.server_state.connections)
         assert not engine.calls
+
+
+async def test_a_class_may_have_chunks_gathered_but_not_the_first_nor_the_last(
+    redis_url: str, direct: bool
+) -> None:
+    pieces = [frame(str(n)) for n in range(20)]
+    last = whole().replace(frame("", finish_reason="stop"), b"")
+    go_on = asyncio.Event()
+
+    async def streams(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + as_chunk(pieces[0]))
+        await writer.drain()
+        await go_on.wait()
+        for piece in pieces[1:]:
+            writer.write(as_chunk(piece))
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(as_chunk(frame("", finish_reason="stop") + last) + as_chunk(b""))
+
+    classes = {"server": {"coalesce_ms": 1000}}
+    async with (
+        scripted_engine(streams) as engine,
+        running_gateway(
+            redis_url, {MODEL: [engine.url]}, direct=direct, classes=classes
+        ) as gateway,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(request_bytes(STREAM))
+        first = await reader.readuntil(b"\n\n\r\n")
+        assert first.endswith(as_chunk(pieces[0]))
+        go_on.set()
+        chunks = []
+        while size := int(await reader.readline(), 16):
+            chunks.append((await reader.readexactly(size + 2))[:-2])
+        assert b"".join(chunks).startswith(b"".join(pieces[1:]))
+        assert b"".join(chunks).endswith(DONE)
+        assert len(chunks) < len(pieces)
+        writer.close()
