@@ -281,6 +281,7 @@ class DirectSink:
         """Send what is left and end the answer."""
         cycle = self._cycle
         if cycle.disconnected or self._transport.is_closing():
+            cycle.disconnected = True  # uvicorn hears of it a turn later, and would miss an end
             return
         if self._is_chunked:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
