@@ -23,11 +23,15 @@ class Carrier(Protocol):
 
 
 class UpstreamLost(ConnectionError):
-    """The connection ended before the answer did; `reused` if it had idled in the pool before."""
+    """The connection ended before the answer did; `reused` if it had idled in the pool before.
 
-    def __init__(self, why: str, *, reused: bool = False) -> None:
+    `blames_replica` False: the caller or our own limit ended it, which says nothing of its health.
+    """
+
+    def __init__(self, why: str, *, reused: bool = False, blames_replica: bool = True) -> None:
         super().__init__(why)
         self.reused = reused
+        self.blames_replica = blames_replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,14 @@ class Exchange:
     six times as much.
     """
 
-    __slots__ = ("_connection", "_kept", "_on_data", "_timer", "done", "head")
+    __slots__ = ("_connection", "_kept", "_on_data", "_timer", "done", "head", "is_paused")
 
     def __init__(self, connection: Carrier, loop: asyncio.AbstractEventLoop) -> None:
         self._connection: Carrier | None = connection
         self._kept: list[bytes] = []
         self._on_data: Callable[[bytes], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.is_paused = False
         self.head: asyncio.Future[Head] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
 
@@ -101,11 +106,13 @@ class Exchange:
 
     def pause_reading(self) -> None:
         """Take no more bytes from this replica's socket."""
+        self.is_paused = True
         if self._connection is not None:
             self._connection.pause()
 
     def resume_reading(self) -> None:
         """Take bytes again."""
+        self.is_paused = False
         if self._connection is not None:
             self._connection.resume()
 

@@ -215,7 +215,7 @@ class Relay:
             await stream.done
             tail = await editor.close()
         except (EngineSaidNo, UpstreamLost) as error:
-            if isinstance(error, UpstreamLost):
+            if isinstance(error, UpstreamLost) and error.blames_replica:
                 self._report(replica.id, CallOutcome.BROKEN_STREAM)
             broken = StreamBroken("The engine stopped before the answer was complete.")
             stream.stop()

@@ -220,7 +220,10 @@ class ModelSettings(Section):
         0, ge=0, description="Calls that may run at once on a replica that does not say its own."
     )
     stream_interval: int | None = Field(
-        None, ge=1, description="Tokens per streamed chunk, as the replicas were started with."
+        None,
+        ge=1,
+        description="Tokens per streamed chunk that the replicas were started with: a note only, "
+        "set by `sluice replica sglang --stream-interval`.",
     )
     owned_by: str = Field("sluice", min_length=1, description="`owned_by` in /v1/models.")
     replicas: tuple[ReplicaSettings, ...] = Field((), description="Replicas adopted by URL.")

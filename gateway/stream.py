@@ -118,8 +118,12 @@ class Stream:
     def _watch(self) -> None:
         """Look again whenever the stream could have become too silent or too old."""
         now = self._loop.time()
-        due = min((self._receipt.last_byte or now) + self._between_bytes_s, self._deadline)
+        silent_at = (self._receipt.last_byte or now) + self._between_bytes_s
+        due = min(silent_at, self._deadline)
         if due <= now:
-            self._fail(UpstreamLost("the stream fell silent or took too long"))
+            # A caller who does not read makes a stream silent, too: no fault of the replica's.
+            at_fault = silent_at <= now and not self.exchange.is_paused
+            why = "the stream fell silent or took too long"
+            self._fail(UpstreamLost(why, blames_replica=at_fault))
         elif not self.done.done():
             self._timer = self._loop.call_at(due, self._watch)

@@ -234,7 +234,7 @@ class VerbatimStream:
         return self._failure(error)
 
     def _learn(self, data: bytes) -> None:
-        if data.startswith(b"[DONE]") or b'"message_stop"' in data:
+        if data.startswith(b"[DONE]"):
             self.ended = True
             return
         try:
@@ -242,6 +242,8 @@ class VerbatimStream:
         except orjson.JSONDecodeError:
             return
         if isinstance(document, dict):
+            # By its type alone: a tool may be called so, and its name is in other frames.
+            self.ended = self.ended or document.get("type") == "message_stop"
             inner = document.get("message")
             found = document.get("usage") or (
                 inner.get("usage") if isinstance(inner, dict) else None

@@ -244,6 +244,38 @@ async def test_a_slow_reader_holds_its_own_replica_back_and_nobody_elses(
         await until(lambda: not any(gateway.leftovers().values()))
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["silent_engine", "caller_who_does_not_read"])
+async def test_only_a_silent_engine_is_blamed_for_a_silent_stream(
+    redis_url: str, reads: bool
+) -> None:
+    async def answer(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + as_chunk(frame("a")))
+        while not reads:
+            writer.write(as_chunk(frame("x" * 60_000)))
+            await writer.drain()
+        await asyncio.Event().wait()
+
+    async with (
+        scripted_engine(answer) as engine,
+        running_gateway(
+            redis_url, {MODEL: [engine.url]}, timeouts={"between_bytes_s": 0.3}
+        ) as gateway,
+    ):
+        services = gateway.services
+        name = services.registry.fleet.pool(MODEL).standings[0].replica.id
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(caller, ("127.0.0.1", gateway.port))
+            await loop.sock_sendall(caller, request_bytes(orjson.dumps({**CHAT, "stream": True})))
+            await until(lambda: engine.calls)
+            await until(lambda: not any(gateway.leftovers().values()))
+            vitals = services.prober.vitals(name)
+            assert vitals is not None
+            assert vitals.call_faults == int(reads)
+
+
 async def test_an_answer_that_is_not_json_is_no_answer(
     redis_url: str, direct: bool, session: aiohttp.ClientSession
 ) -> None:

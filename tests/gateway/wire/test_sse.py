@@ -169,6 +169,15 @@ def test_a_frame_without_end_is_given_up() -> None:
     assert isinstance(caught.value.error, EngineFailed)
 
 
+def test_a_tool_named_like_the_end_does_not_end_a_stream() -> None:
+    editor = VerbatimStream()
+    editor.feed(
+        b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+        b'"content_block":{"type":"tool_use","id":"t","name":"message_stop","input":{}}}\n\n'
+    )
+    assert not editor.ended
+
+
 @given(cuts=SPLITS)
 def test_another_apis_stream_goes_on_untouched(cuts: list[int]) -> None:
     data = (
