@@ -101,6 +101,18 @@ class _Cancellable(AbstractConnection):
             self.socket_timeout = limit_s
 
 
+def hand_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.StreamWriter:
+    """Give the socket of a connection that is made, and idle, to a protocol.
+
+    redis-py has no more to do with it. The writer must be kept: the socket closes with it.
+    """
+    writer, connection._writer, connection._reader = connection._writer, None, None
+    if writer is None:
+        raise ConnectionError("The connection is not made.")
+    writer.transport.set_protocol(protocol)
+    return writer
+
+
 class _TcpConnection(_Cancellable, Connection):
     """Over TCP."""
 

@@ -10,7 +10,9 @@ from importlib.resources import files
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
+
+from gateway.line import Line
 
 
 class Script:
@@ -26,6 +28,15 @@ class Script:
             return await _answer(redis.evalsha(self.digest, len(keys), *keys, *arguments))
         except NoScriptError:
             return await _answer(redis.eval(self.text, len(keys), *keys, *arguments))
+
+    async def on(self, line: Line, keys: list[str], arguments: list[Any]) -> Any:
+        """Run it on a line, where every call runs one."""
+        try:
+            return await line.ask("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except ResponseError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            return await line.ask("EVAL", self.text, len(keys), *keys, *arguments)
 
 
 async def _answer(reply: Awaitable[Any] | Any) -> Any:

@@ -22,6 +22,7 @@ from gateway.queue.order import Waiting
 
 ANSWER_S = 1.0  # a store that takes longer is away
 EXPIRY_S = 5.0  # a gateway that is silent for so long is dead
+LONGEST_WAIT_S = 86_400.0
 LINGER_S = 0.005  # what nobody waits for goes with the next batch, or after this
 
 
@@ -78,15 +79,18 @@ class Desk:
             known = self._bounds.of(candidate.replica_id, ask.rank)
             if known is not candidate and known != candidate:
                 self._tell(candidate, ask.rank)
-        granted: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[Slot] = loop.create_future()
         waiter = Waiter(Waiting(self._lease_ids(), ask, self._now(), 0), granted)
         self._ask(waiter)
+        timer = loop.call_later(min(within_s, LONGEST_WAIT_S), _expire, granted)
         try:
-            async with asyncio.timeout(within_s):
-                return await granted
+            return await granted
         except BaseException:
             self._leave(waiter)
             raise
+        finally:
+            timer.cancel()
 
     def first_token(self, slot: Slot) -> None:
         """Free a slot's prefill tokens."""
@@ -204,8 +208,9 @@ class Desk:
         """End a wait, of which a slot may have come already."""
         lease_id = waiter.waiting.lease_id
         if self._waiters.pop(lease_id, None) is None:
-            if not waiter.granted.cancelled():
-                self.release(waiter.granted.result())
+            granted = waiter.granted
+            if not granted.cancelled() and granted.exception() is None:
+                self.release(granted.result())
         elif self._book is not None:
             self._settle(self._book.leave(lease_id, self._now()))
         else:
@@ -296,10 +301,8 @@ class Desk:
             self._task = None
 
     async def _send(self, mode: Mode, operations: list[Operation]) -> Answer:
-        async with asyncio.timeout(ANSWER_S):
-            return await self._line.send(
-                mode, operations, now=self._now(), starvation_s=self._starvation_s
-            )
+        now, starvation_s = self._now(), self._starvation_s
+        return await self._line.send(mode, operations, now=now, starvation_s=starvation_s)
 
     def _take(self, answer: Answer) -> None:
         self._under_way = {}
@@ -354,6 +357,11 @@ class Desk:
             book.adopt(slot)
         for waiter in sorted(self._waiters.values(), key=lambda w: w.waiting.since):
             self._ask(waiter)
+
+
+def _expire(granted: asyncio.Future[Slot]) -> None:
+    if not granted.done():
+        granted.set_exception(TimeoutError())
 
 
 def _sum(one: Cost, other: Cost) -> Cost:

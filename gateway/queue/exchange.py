@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from redis.asyncio import Redis
-
+from gateway.line import Line
 from gateway.queue.ledger import Backlog, Candidate, Cost, Slot
 from gateway.queue.order import Waiting, work_us
 from gateway.scripts import Script
@@ -120,8 +119,8 @@ def sweep(silent: dict[str, int]) -> Operation:
 class Exchange:
     """The batches of one gateway about one model."""
 
-    def __init__(self, redis: Redis, script: Script, gateway: str, model: str) -> None:
-        self._redis = redis
+    def __init__(self, line: Line, script: Script, gateway: str, model: str) -> None:
+        self._line = line
         self._script = script
         self._gateway = gateway
         self._keys = [f"{PREFIX}{{{model}}}"]
@@ -136,7 +135,7 @@ class Exchange:
         arguments += [repr(now), repr(starvation_s), GRANTS]
         for operation in operations:
             arguments += operation
-        found: list[bytes] = await self._script(self._redis, self._keys, arguments)
+        found: list[bytes] = await self._script.on(self._line, self._keys, arguments)
         if found[0] != b"ok":
             raise BatchLost
         return _answer(found)

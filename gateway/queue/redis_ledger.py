@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from backends.clock import Clock, SystemClock
+from gateway.line import Line
 from gateway.queue.desk import ANSWER_S, Desk
 from gateway.queue.exchange import GRANTS, Exchange
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
@@ -36,6 +37,7 @@ class RedisLedger:
     ) -> None:
         self.gateway = secrets.token_hex(4)
         self._redis = redis
+        self._line = Line(redis, answer_s=ANSWER_S)
         self._clock = clock or SystemClock()
         self._starvation_s = starvation_s
         self._script = Script("gateway.queue", "ledger.lua")
@@ -117,13 +119,14 @@ class RedisLedger:
         """Give everything back; calls that wait are cancelled."""
         for desk in self._desks.values():
             await desk.quit()
+        self._line.close()
 
     def _desk(self, model: str) -> Desk:
         desk = self._desks.get(model)
         if desk is None:
             desk = self._desks[model] = Desk(
                 model,
-                Exchange(self._redis, self._script, self.gateway, model),
+                Exchange(self._line, self._script, self.gateway, model),
                 now=self._clock.now,
                 lease_ids=lambda: f"{self.gateway}:{next(self._numbers)}",
                 gateway=self.gateway,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from backends.store import connect
+from gateway.line import Line
 from gateway.queue import exchange
 from gateway.queue.book import Book
 from gateway.queue.exchange import PREFIX, Exchange, Mode, Operation
@@ -63,10 +64,13 @@ class Both:
     now: float = 1000.0
     leases: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.line = Line(self.redis, answer_s=5.0)
+
     async def begin(self) -> None:
         """Introduce both gateways."""
         script = Script("gateway.queue", "ledger.lua")
-        self.lines = [Exchange(self.redis, script, name, MODEL) for name in ("g0", "g1")]
+        self.lines = [Exchange(self.line, script, name, MODEL) for name in ("g0", "g1")]
         for line in self.lines:
             await self._send(line, [], Mode.RESTORE)
 
@@ -148,9 +152,12 @@ def test_the_store_and_the_book_agree(redis_url: str, steps: list[tuple[str, obj
 async def _play(redis_url: str, steps: list[tuple[str, object]]) -> None:
     redis = connect(redis_url)
     await redis.flushdb()
+    both = Both(redis)
     try:
-        await _compare(Both(redis), steps)
+        await _compare(both, steps)
     finally:
+        both.line.close()
+        await asyncio.sleep(0)  # the socket closes in the loop's next turn
         await redis.aclose()
 
 
