@@ -159,6 +159,7 @@ async def services_for(
             ledger=ledger,
             relay=relay,
             pipeline=pipeline,
+            limits=limits,
             explanations=explanations,
             metrics=metrics,
             classes=classes,
