@@ -124,6 +124,7 @@ bench-slo: $(DEV)
 
 # Interactive calls alone and beside a batch on the same replicas.
 bench-batch: $(DEV)
+	$(BIN)/python -m bench.eta
 	$(BIN)/python -m bench.batch $(ARGS)
 
 clean:

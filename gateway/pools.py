@@ -188,7 +188,8 @@ class Pools:
             state.kept_for = {id_: level for id_, level in state.agreed.items() if id_ in speeds}
             return
         demand = {n: state.asked_per_s(n, now) for n in alive}
-        state.kept_for = levels(alive, demand, each, ids, state.kept_for)
+        generous = bool(alive) and self._classes[alive[-1]].targets(state.model).tpot_s is None
+        state.kept_for = levels(alive, demand, each, ids, state.kept_for, generous=generous)
 
     def _prospect(self, state: PoolState, standing: Standing, speed: Speed) -> Prospect:
         replica, load = standing.replica, standing.load
