@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: bench bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
+.PHONY: bench bench-batch bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make lock      pin the dependencies again (UPGRADE=1 for newer versions)"
 	@echo "make bench     CPU, delay and memory per call and chunk beside nginx and other routers (minutes)"
 	@echo "make bench-slo goodput at and past the knee against other policies (minutes; ARGS='...')"
+	@echo "make bench-batch what a batch costs interactive calls, and gets (ARGS='...')"
 	@echo "make clean     remove .venv and caches in the tree (not the engine's cache)"
 
 $(BIN)/python:
@@ -120,6 +121,11 @@ bench-slo: $(DEV)
 	$(BIN)/python -m bench.slo $(ARGS)
 	$(BIN)/python -m bench.slo_virtual
 	$(BIN)/python -m bench.decide
+
+# Interactive calls alone and beside a batch on the same replicas.
+bench-batch: $(DEV)
+	$(BIN)/python -m bench.eta
+	$(BIN)/python -m bench.batch $(ARGS)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*

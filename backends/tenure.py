@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import aiohttp
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from backends.clock import Clock, SystemClock
@@ -25,6 +26,7 @@ from backends.launch import (
     launched,
 )
 from backends.lease import LEASE_S, Lease, leased
+from backends.restarts import obey
 from backends.sglang import LOADS_PATH, parse_loads
 from backends.store import connect
 
@@ -45,9 +47,13 @@ async def serve_replica(
     lease_s: float = LEASE_S,
     on_progress: Progress | None = None,
     on_ready: Callable[[], None] | None = None,
+    on_restart: Callable[[str], None] | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Start the process of `spec` (None: it runs elsewhere, or is ours), hold its replicas' leases.
+
+    Where a replica is wished to start again (`backends.restarts`) its process is killed, which ends
+    this as a failure, for a supervisor to begin anew; without a process `on_restart` gets its id.
 
     `on_ready` is called when the process serves and the leases were asked for; whether calls come
     is for the gateways' probes to say. Returns after `stop` was set or an operator has removed all
@@ -69,7 +75,12 @@ async def serve_replica(
         lease = await stack.enter_async_context(leased(store, replicas, lease_s=lease_s))
         if on_ready is not None:
             on_ready()
-        await _first_of(stop.wait(), lease.all_removed.wait(), _end(process))
+        await _first_of(
+            stop.wait(),
+            lease.all_removed.wait(),
+            _end(process),
+            _obey(store, replicas, process, on_restart, time),
+        )
         if process is not None and process.returncode is not None:
             raise LaunchFailed(
                 f"{process.spec.name} ended with status {process.returncode}; its log"
@@ -125,6 +136,28 @@ async def _work(session: aiohttp.ClientSession, replica: Replica) -> int:
         return 1
     except (aiohttp.ClientError, OSError):
         return 0
+
+
+async def _obey(
+    store: Redis,
+    replicas: Sequence[Replica],
+    process: Launched | None,
+    on_restart: Callable[[str], None] | None,
+    clock: Clock,
+) -> None:
+    """Do what is wished of the diffusion replicas here; never returns."""
+    ids = [each.id for each in replicas if each.engine is EngineKind.DIFFUSION]
+
+    def restart(replica_id: str) -> None:
+        _log.warning("%s is started again, to stop what it works on", replica_id)
+        if process is not None:
+            process.kill()
+        elif on_restart is not None:
+            on_restart(replica_id)
+
+    if ids and (process is not None or on_restart is not None):
+        await obey(store, ids, restart, clock)
+    await asyncio.Event().wait()
 
 
 async def _end(process: Launched | None) -> None:

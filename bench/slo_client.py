@@ -106,7 +106,7 @@ async def send(url: str, model: str, orders: Sequence[Order], seed: int) -> list
         start = loop.time() + 0.2
         tasks: list[asyncio.Task[Result]] = []
         for order in orders:
-            body = _body(model, order, dice)
+            body = body_of(model, order, dice)
             due = start + order.at_s
             if (pause_s := due - loop.time()) > 0:
                 await asyncio.sleep(pause_s)
@@ -156,7 +156,7 @@ async def _refused(answer: aiohttp.ClientResponse, result: Result) -> None:
     result.retry_after_s = float(told) if told else None
 
 
-def _body(model: str, order: Order, dice: Random) -> bytes:
+def body_of(model: str, order: Order, dice: Random) -> bytes:
     count = max(int(0.8 * order.prompt_tokens) - 4, 1)  # five bytes each; the template has some
     words = " ".join(f"{dice.randrange(10**4):04d}" for _ in range(count))
     return orjson.dumps(

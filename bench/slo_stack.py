@@ -89,6 +89,17 @@ async def gateway(
         yield url
 
 
+@asynccontextmanager
+async def worker(directory: Path, redis_url: str) -> AsyncIterator[None]:
+    """Run one worker with the settings of the gateway in this directory."""
+    log = directory / "worker.log"
+    config = directory / "sluice.yaml"
+    argv = [sys.executable, "-m", "gateway.cli", "worker", "--config", str(config)]
+    async with _process(argv, log, {"REDIS_URL": redis_url}):
+        await _until(lambda: "sluice worker: at work" in log.read_text())
+        yield
+
+
 async def _all_ready(url: str, count: int) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(START_S):
         while True:

@@ -12,6 +12,7 @@ from backends.clock import Clock, SystemClock
 from backends.probe import Prober
 from backends.registry import Registry
 from gateway.accounting import Accounting
+from gateway.agreement import Agreement
 from gateway.api import (
     batches,
     files,
@@ -138,6 +139,9 @@ async def services_for(
         durable = await stack.enter_async_context(
             durable_parts(settings, redis, registry, classes, clock)
         )
+        agreement = Agreement(redis, steering.pools.states, clock, signaller.name)
+        stack.push_async_callback(agreement.leave)
+        background.start(agreement.run(), "agreement")
         background.start(responses.watch(), "responses")
         background.start(durable.housekeeper.run(), "housekeeping")
         background.start(registry.run(), "registry")
@@ -159,6 +163,7 @@ async def services_for(
             ledger=ledger,
             relay=relay,
             pipeline=pipeline,
+            limits=limits,
             explanations=explanations,
             metrics=metrics,
             classes=classes,

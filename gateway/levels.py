@@ -8,9 +8,11 @@ it does not need whole, is shared with looser classes within the tight bounds.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, exp
+from math import ceil, exp, sqrt
 
 HEADROOM = 1.2  # of the demand, since it comes in bursts
+BURST = 0.5  # of the root of the demand, in replicas: bursts are relatively larger in a small one
+LINGER = 1.75  # a replica is given up only below this: once filled deep it takes long to come back
 MEMORY_S = 8.0  # of the demand
 SEEN_S = 60.0  # a class that called within this keeps one replica at least
 
@@ -50,6 +52,8 @@ def levels(
     does_per_s: Mapping[str, float],
     replicas: Sequence[str],
     before: Mapping[str, Level],
+    *,
+    generous: bool = False,
 ) -> Mapping[str, Level]:
     """Give each replica the class that it is kept for.
 
@@ -57,15 +61,20 @@ def levels(
     in a second within each one's bounds. Replicas come in order of how much runs on them, the least
     first; one that was kept for a class `before` stays there as long as the class needs as many.
     The loosest class has all that is left, and one replica at least is open to it; a tighter one
-    has at least one, if only in common with others.
+    has at least one, if only in common with others. `generous`: the loosest promises no time per
+    token and fills replicas so deep that they come back late, so that more is kept from it.
     """
     if not classes:
         return {}
     free = list(replicas)
     given: dict[str, Level] = {}
     for name in classes[:-1]:
-        needed = HEADROOM * demand[name] / max(does_per_s[name], 1e-9)
-        chosen = sorted(free, key=lambda r: _rank(before.get(r), name))[: max(1, ceil(needed))]
+        busy = demand[name] / max(does_per_s[name], 1e-9)
+        needed = HEADROOM * busy + (BURST * sqrt(busy) if generous else 0.0)
+        had = sum(before.get(r, Level("")).name == name for r in free)
+        lingers = generous and ceil(needed) < had < needed + LINGER
+        count = had if lingers else max(1, ceil(needed))
+        chosen = sorted(free, key=lambda r: _rank(before.get(r), name))[:count]
         for replica in chosen:
             free.remove(replica)
             alone = len(given) + 1 < len(replicas) and chosen.index(replica) < int(needed)

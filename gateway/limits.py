@@ -13,6 +13,7 @@ from types import MappingProxyType
 from backends.clock import Clock
 from gateway.call import Call, Principal, Quota, Receipt
 from gateway.errors import GatewayError, InsufficientQuota, RateLimited
+from gateway.ids import new_id
 from gateway.limits_local import LocalLimits
 from gateway.limits_store import Answer, LimitStore, Room, StoreAway
 
@@ -81,6 +82,24 @@ class Limiter:
         claim = Claim(call.key, tenant, size, quotas, local, _headers(answer))
         self._claims[call.key] = claim
         return claim
+
+    async def count(self, principal: Principal) -> tuple[tuple[bytes, bytes], ...]:
+        """Count a request that is no call, such as a job's creation; gives the limits' headers.
+
+        Its tokens are counted when the job is worked on. Raises RateLimited or InsufficientQuota.
+        """
+        quotas = self._quotas(principal)
+        if not quotas:
+            return ()
+        tenant, request = principal.tenant, new_id()
+        try:
+            answer = await self._store.reserve(tenant, request, 1, quotas)
+        except StoreAway:
+            return ()  # jobs are in the same store
+        if answer.exhausted is not None:
+            raise _refusal(answer, 1)
+        self._store.settle(tenant, request, 0, counts=True)
+        return _headers(answer)
 
     def settle(self, claim: Claim | None, receipt: Receipt) -> None:
         """Book what a call really used: nothing at all where no replica was tried."""

@@ -51,12 +51,19 @@ class PoolState:
     does_per_s: Mapping[str, float] = field(default_factory=dict)
     kept_for: Mapping[str, Level] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)  # what other processes are asked for
+    agreed: Mapping[str, Level] | None = None  # what they have chosen, unless we choose
     paces: dict[tuple[str, str], Pace] = field(default_factory=dict)
     margins: dict[str, Margin] = field(default_factory=dict)
     outliers: Outliers = field(default_factory=Outliers)
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
     foreign: dict[str, _Foreign] = field(default_factory=dict)
     loads: dict[str, Load] = field(default_factory=dict)
+
+    def asked_per_s(self, class_name: str, now: float) -> float:
+        """Give the work per second that a class asks for, here and of the other processes."""
+        mine = self.demand.get(class_name)
+        return (0.0 if mine is None else mine.now(now)) + self.others.get(class_name, 0.0)
 
     @classmethod
     def of(cls, model: str) -> "PoolState":
@@ -109,6 +116,10 @@ class Pools:
         self._promises = promises
         self.law = LiveLaw()
         self._states: dict[str, PoolState] = {}
+
+    def states(self) -> Mapping[str, PoolState]:
+        """Give the states of all pools by model."""
+        return self._states
 
     def state(self, model: str) -> PoolState:
         """Give the state of a model's pool."""
@@ -163,7 +174,8 @@ class Pools:
 
     def _keep(self, state: PoolState, pool: Pool, speeds: Mapping[str, Speed], now: float) -> None:
         """Say for which class each replica is kept."""
-        alive = [n for n, d in state.demand.items() if n in self._classes and d.is_alive(now)]
+        called = {n for n, d in state.demand.items() if d.is_alive(now)} | state.others.keys()
+        alive = [n for n in called if n in self._classes]
         alive.sort(key=lambda n: self._classes[n].targets(state.model).tpot_s or inf)
         ids = sorted(speeds, key=lambda r: (self._outstanding(r).sequences, r))
         if not ids:
@@ -172,8 +184,12 @@ class Pools:
         each = {
             n: sum(self._does_per_s(state, s, n) for s in speeds.values()) / len(ids) for n in alive
         }
-        demand = {n: state.demand[n].now(now) for n in alive}
-        state.kept_for = levels(alive, demand, each, ids, state.kept_for)
+        if state.agreed is not None:
+            state.kept_for = {id_: level for id_, level in state.agreed.items() if id_ in speeds}
+            return
+        demand = {n: state.asked_per_s(n, now) for n in alive}
+        generous = bool(alive) and self._classes[alive[-1]].targets(state.model).tpot_s is None
+        state.kept_for = levels(alive, demand, each, ids, state.kept_for, generous=generous)
 
     def _prospect(self, state: PoolState, standing: Standing, speed: Speed) -> Prospect:
         replica, load = standing.replica, standing.load

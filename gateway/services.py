@@ -17,6 +17,7 @@ from gateway.housekeeping import Housekeeper
 from gateway.jobs.outlook import Outlook
 from gateway.jobs.store import JobStore
 from gateway.keys import KeyStore
+from gateway.limits import Limiter
 from gateway.pipeline import Pipeline
 from gateway.queue.redis_ledger import RedisLedger
 from gateway.relay import Relay
@@ -53,6 +54,7 @@ class Services:
     ledger: RedisLedger
     relay: Relay
     pipeline: Pipeline
+    limits: Limiter
     explanations: Explanations
     metrics: Metrics
     classes: Mapping[str, Class]

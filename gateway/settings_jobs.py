@@ -60,6 +60,11 @@ class JobSettings(Section):
     )
     quota_window_s: Seconds = Field(DAY_S, description="Length of the quota's window.")
     quotas: FrozenMap[Name, float] = Field({}, description="Quotas of tenants by name.")
+    restart_s: Seconds = Field(
+        180.0,
+        description="What starting a video replica again costs: a cancelled video with more"
+        " left has its replica started again, where the engine cannot abort.",
+    )
     batches_per_worker: int = Field(4, ge=1, description="Batches at work in one worker.")
     rows_in_flight: int = Field(256, ge=1, description="Rows of one batch that run at once.")
     file_bytes: Bytes = Field(200 * MIB, ge=1024, description="Largest file of a batch.")

@@ -235,9 +235,9 @@ class Steering:
         )
         now = self._clock.now()
         first = sum(
-            demand.now(now)
-            for name, demand in state.demand.items()
-            if self._classes[name].rank < plan.klass.rank
+            state.asked_per_s(name, now)
+            for name in state.demand.keys() | state.others.keys()
+            if name in self._classes and self._classes[name].rank < plan.klass.rank
         )
         return max(whole - first, 0.02 * whole)
 

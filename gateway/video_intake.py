@@ -16,22 +16,31 @@ from backends.slo import Class
 from gateway.artifacts import Artifacts, put
 from gateway.call import Principal
 from gateway.classes import place
-from gateway.errors import Conflict, GatewayError, InvalidRequest, ModelNotFound, QueueFull
+from gateway.errors import (
+    Conflict,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    RateLimited,
+)
 from gateway.jobs.model import Job, JobKind, NewJob, Once, Quota, Submitted, Taken, new_id
 from gateway.jobs.outlook import Outlook, Prospect
 from gateway.jobs.store import JobStore
+from gateway.limits import span
 from gateway.settings import Settings
 from gateway.wire.videos import FIELDS, read_order
 
 IDEMPOTENT_S = 24 * 3600
 RETRIED_S = 900
 MOST_KEY_CHARS = 255
+VIDEO_UNITS = "pixel-frame-steps"
 
 
-class QuotaSpent(GatewayError):
-    """The tenant has used up what it may make in this window."""
+class QuotaSpent(RateLimited):
+    """The tenant has used up what it may make in this window; final where one is too large."""
 
-    status, type, code = 429, "rate_limit_error", "video_quota_exceeded"
+    type, code = "insufficient_quota", "insufficient_quota"
 
 
 class TooLate(GatewayError):
@@ -204,29 +213,25 @@ class VideoIntake:
             quota=self._quota(principal.tenant, asked.order.units, now),
             most_waiting=self._settings.jobs.most_waiting,
         )
-        await self._refuse_the_hopeless(new, deadline_s, now)
+        late_by_s = await self._late_by_s(new, deadline_s)
         if reference is not None:
             written = await put(self._artifacts, f"videos/{job_id}/reference", reference)
             new = _with_reference(new, written.name)
-        submitted = await self._jobs.submit(new, now=now)
-        return await self._made(submitted, new, now)
+        submitted = await self._jobs.submit(new, now=now, is_late=late_by_s > 0)
+        return await self._made(submitted, new, now, late_by_s)
 
     async def prospect(self, jobs: Sequence[Job]) -> list[Prospect]:
         """Say when jobs will be done, and how many are before each."""
         replicas = {job.pool: len(self._registry.fleet.pool(job.pool).routable) for job in jobs}
         return await self._outlook.prospects(jobs, replicas, now=self._clock.now())
 
-    async def _refuse_the_hopeless(self, new: NewJob, deadline_s: float, now: float) -> None:
+    async def _late_by_s(self, new: NewJob, deadline_s: float) -> float:
+        """Say by how much a new video would miss its deadline at best; 0 where it might not."""
         replicas = len(self._registry.fleet.pool(new.pool).routable)
         earliest_s = await self._outlook.earliest_s(
             new.pool, new.rank, new.units, replicas=replicas
         )
-        if earliest_s is not None and earliest_s > deadline_s:
-            raise TooLate(
-                f"The video would be done in {earliest_s:.0f} s, after its deadline of"
-                f" {deadline_s:.0f} s.",
-                retry_after_s=earliest_s - deadline_s,
-            )
+        return 0.0 if earliest_s is None else max(earliest_s - deadline_s, 0.0)
 
     def _quota(self, tenant: str, units: float, now: float) -> Quota | None:
         settings = self._settings.jobs
@@ -237,7 +242,8 @@ class VideoIntake:
         key = f"sluice:jobs:quota:{tenant}:{int(now // window_s)}"
         return Quota(key, units, limit, int(window_s) + 1)
 
-    async def _made(self, submitted: Submitted, new: NewJob, now: float) -> Job:
+    async def _made(self, submitted: Submitted, new: NewJob, now: float, late_by_s: float) -> Job:
+        deadline_s = new.deadline - now
         match submitted.taken:
             case Taken.MADE | Taken.REPLAYED:
                 job = await self._jobs.find(submitted.job_id)
@@ -253,10 +259,24 @@ class VideoIntake:
             case Taken.QUOTA:
                 window_s = self._settings.jobs.quota_window_s
                 limit = new.quota.limit if new.quota is not None else 0.0
+                after_s = window_s - now % window_s
                 raise QuotaSpent(
-                    f"The quota of {limit:g} pixel-frame-steps per {window_s:g} s is spent; this"
-                    f" video takes {new.units:g}.",
-                    retry_after_s=window_s - now % window_s,
+                    f"The quota of {limit:g} pixel-frame-steps per {window_s:g} s has"
+                    f" {max(limit - submitted.used, 0):g} left; this video takes {new.units:g}.",
+                    unit=VIDEO_UNITS,
+                    headers={
+                        f"x-ratelimit-limit-{VIDEO_UNITS}": f"{limit:.0f}",
+                        f"x-ratelimit-remaining-{VIDEO_UNITS}": f"{limit - submitted.used:.0f}",
+                        f"x-ratelimit-reset-{VIDEO_UNITS}": span(after_s),
+                    },
+                    retry_after_s=None if new.units > limit else after_s,
+                    final=new.units > limit,
+                )
+            case Taken.LATE:
+                raise TooLate(
+                    f"The video would be done in {late_by_s + deadline_s:.0f} s, after its deadline"
+                    f" of {deadline_s:.0f} s.",
+                    retry_after_s=late_by_s,
                 )
 
 

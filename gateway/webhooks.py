@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,6 +37,14 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 3600.0
 TIMEOUT_S = 15.0
 KEPT_S = 3 * 86_400
+
+# Moves a delivery into the future if it is still due: two who read the same list do not both send.
+_TAKE = """
+local due = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not due or tonumber(due) > tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+return 1
+"""
 
 _log = structlog.get_logger("webhooks")
 
@@ -160,20 +168,21 @@ class Webhooks:
         return len(taken)
 
     async def _take(self, name: bytes, now: float) -> bool:
-        moved = await _answer(
-            self._redis.zadd(DUE, {name: now + 2 * TIMEOUT_S}, xx=True, gt=True, ch=True)
-        )
-        return bool(moved)
+        later = now + 2 * TIMEOUT_S
+        return bool(await _answer(self._redis.eval(_TAKE, 1, DUE, name, now, later)))
 
     async def _send(self, session: aiohttp.ClientSession, name: str) -> None:
         key = f"sluice:webhook:{name}"
         found: Mapping[bytes, bytes] = await _answer(self._redis.hgetall(key))
+        url = found.get(b"url", b"").decode()
         number = int(name.rpartition(":")[2])
-        endpoints: Sequence[WebhookEndpoint] = self._settings.endpoints
-        if b"body" not in found or number >= len(endpoints):
+        all_ = self._settings.endpoints
+        likely = (*all_[number : number + 1], *all_)  # they may have been exchanged meanwhile
+        endpoint = next((each for each in likely if each.url == url), None)
+        if b"body" not in found or endpoint is None:  # nobody there is to be told any more
             await _answer(self._redis.zrem(DUE, name))
             return
-        why = await self._post(session, endpoints[number], found[b"id"].decode(), found[b"body"])
+        why = await self._post(session, endpoint, found[b"id"].decode(), found[b"body"])
         if why is None:
             await _answer(self._redis.zrem(DUE, name))
             await _answer(self._redis.delete(key))

@@ -8,7 +8,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from gateway.worker_hold import Hold
 IDLE_S = 0.1
 LONGEST_IDLE_S = 0.5
 STORE_PAUSE_S = 0.5
+LEAVE_S = 10.0  # a worker that is told to stop has this long to write down where it is
 
 _log = structlog.get_logger("worker")
 
@@ -81,6 +82,7 @@ class Worker:
     learn: Callable[[Claim, float], Awaitable[None]]
     name: str = field(default_factory=lambda: new_name())
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def busy(self) -> int:
@@ -92,6 +94,11 @@ class Worker:
         try:
             await self._keep_claiming(stop)
         finally:
+            # Not cancelled at once: what was claimed a moment ago or is being written would be
+            # left to its lease, and nobody could go on before that has run out.
+            self._leaving.set()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=LEAVE_S)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -126,7 +133,7 @@ class Worker:
         async with Hold(claim, self.jobs, self.clock) as hold:
             ended = await self._do(runner, hold, log)
             if ended == "cancelled":
-                await runner.abandon(hold)
+                await self._unless_leaving(runner.abandon(hold))
                 await self._persist(lambda: self._vacate(claim))
         took_s = self.clock.monotonic() - began
         log.info("job_left", how=ended, seconds=round(took_s, 3))
@@ -137,28 +144,32 @@ class Worker:
         """Run the work and write down how it ended; give that in a word."""
         claim = hold.claim
         work = asyncio.ensure_future(runner.run(hold))
-        over = asyncio.ensure_future(hold.over.wait())
+        waits = [asyncio.ensure_future(each.wait()) for each in (hold.over, self._leaving)]
         try:
-            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, *waits}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 work.cancel()
                 await asyncio.wait({work})
+            if work.cancelled() and hold.over.is_set():
                 return "lost" if hold.standing is Standing.LOST else "cancelled"
-            done = work.result()
-        except asyncio.CancelledError:  # this worker ends: another goes on where we are
-            work.cancel()
-            await asyncio.wait({work})
-            await self._give_back(hold, "its worker was told to leave")
-            raise
+            if work.cancelled():
+                await self._give_back(hold, "its worker was told to leave")
+                return "given back"
+            done = work.result()  # also what was done by the time that the end was wanted
         except JobFailed as failed:
             return await self._end(hold, failed.error, failed.result)
         except TryAgain as again:
             return await self._return(hold, again)
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.wait({work})
+            raise
         except Exception as bug:
             log.error("job_bug", exc_info=bug)
             return await self._return(hold, TryAgain("the server had an error", delay_s=1.0))
         finally:
-            over.cancel()
+            for each in waits:
+                each.cancel()
         written = await self._persist(
             lambda: self.jobs.complete(claim, done.result, now=self.clock.now())
         )
@@ -203,6 +214,19 @@ class Worker:
 
     async def _vacate(self, claim: Claim) -> None:
         await self.jobs.release(claim, Counter.NOTHING, "ended", now=self.clock.now())
+
+    async def _unless_leaving(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that may take long, until this worker is told to leave."""
+        task = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            for each in (task, leaving):
+                each.cancel()
+            await asyncio.wait({task})
 
     async def _persist(self, write: Callable[[], Awaitable[Any]]) -> Any:
         """Repeat a write until the store has it: what was done must not be done again."""

@@ -6,6 +6,7 @@ wait in the store until some hundred of them move into an artifact, which keeps 
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -121,7 +122,7 @@ class BatchRunner:
     async def _work(self, hold: Hold, file: StoredFile, lines: Lines) -> None:
         """Run the rows that are not finished, some at once, until all are or the end is wanted."""
         job = hold.claim.job
-        principal, endpoint = principal_of(job), str(job.payload["endpoint"])
+        principal, endpoint = await self._limited(principal_of(job)), str(job.payload["endpoint"])
 
         async def one(index: int, row: Row) -> None:
             answered = await self._server.serve(job, principal, row, endpoint)
@@ -136,6 +137,13 @@ class BatchRunner:
                 if isinstance(row, Row) and not await crew.start(partial(one, number - 1, row)):
                     break
             await crew.finish()
+
+    async def _limited(self, principal: Principal) -> Principal:
+        """Give who asked with the key's limits as they are now; the tenant's hold besides."""
+        record = await persist(lambda: self._services.keys.find(principal.key_id))
+        return (
+            principal if record is None else replace(principal, quota=record.grant.quota.or_none())
+        )
 
     def _state(self, hold: Hold) -> str:
         if not hold.told.is_set():

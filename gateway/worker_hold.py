@@ -12,6 +12,7 @@ from gateway.jobs.model import Claim, Standing
 from gateway.jobs.store import JobStore
 
 BEATS_PER_LEASE = 5.0
+LONGEST_BEAT_S = 0.5  # so late is it learned that a job was cancelled, less than a step of a video
 
 _log = structlog.get_logger("worker")
 
@@ -53,23 +54,17 @@ class Hold:
         while True:
             try:
                 return await self._beat(engine)
-            except RedisError:
+            except (RedisError, OSError):
                 await self._clock.sleep(0.5)
 
     async def _keep(self) -> None:
-        every_s = self._jobs.terms.lease_s / BEATS_PER_LEASE
-        told = -1
-        waited_s = every_s
+        every_s = min(self._jobs.terms.lease_s / BEATS_PER_LEASE, LONGEST_BEAT_S)
         while self.standing is not Standing.LOST:
-            if waited_s >= every_s or self.progress != told:
-                try:
-                    await self._beat()
-                except RedisError as error:
-                    _log.warning("beat_failed", job=self.claim.job.id, error=str(error)[:200])
-                told, waited_s = self.progress, 0.0
-            pause_s = min(every_s, 0.5)
-            await self._clock.sleep(pause_s)
-            waited_s += pause_s
+            try:
+                await self._beat()
+            except (RedisError, OSError) as error:
+                _log.warning("beat_failed", job=self.claim.job.id, error=str(error)[:200])
+            await self._clock.sleep(every_s)
 
     async def _beat(self, engine: str = "") -> Standing:
         standing = await self._jobs.beat(

@@ -14,6 +14,7 @@ from gateway.worker_hold import Hold
 from gateway.worker_rows import Answered
 
 MOST_LINE_BYTES = 16 * 1024 * 1024
+BOM = b"\xef\xbb\xbf"
 MOVE_LINES = 500
 MOVE_BYTES = 4 * 1024 * 1024
 STORE_PAUSE_S = 0.5
@@ -108,9 +109,9 @@ async def lines_of(artifacts: Artifacts, name: str) -> AsyncIterator[tuple[int, 
         for line in whole:
             if line.strip():
                 number += 1
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                yield number, line.removeprefix(BOM) if number == 1 else line
     if rest.strip():
-        yield number + 1, rest
+        yield number + 1, rest if number else rest.removeprefix(BOM)
 
 
 class Crew:

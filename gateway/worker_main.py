@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 
+from backends.restarts import Restarts
 from backends.store import connect
 from gateway.app import services_for
 from gateway.jobs.model import Claim, JobKind
@@ -33,6 +34,9 @@ async def worker_for(services: Services, *, name: str | None = None) -> AsyncIte
             session,
             services.clock,
             classes=ranked(services),
+            restarts=Restarts(services.redis, services.clock),
+            left_s=services.outlook.left_s,
+            restart_s=settings.jobs.restart_s,
         )
         batches = BatchRunner(
             services,
@@ -44,7 +48,9 @@ async def worker_for(services: Services, *, name: str | None = None) -> AsyncIte
         async def learn(claim: Claim, took_s: float) -> None:
             if claim.job.kind is JobKind.VIDEO:
                 now = services.clock.now()
-                await services.outlook.learn(claim.job, service_s=took_s, ended_at=now)
+                # Who went on with another's work has not seen how long it takes.
+                whole_s = took_s if claim.fence == 1 else None
+                await services.outlook.learn(claim.job, service_s=whole_s, ended_at=now)
 
         yield Worker(
             services.jobs,

@@ -1,6 +1,7 @@
 """How is one row of a batch served? As a call of the class that waits, through the pipeline."""
 
 import asyncio
+import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from gateway.api.generation import read_chat, read_completion
 from gateway.api.passthrough import read_embeddings
 from gateway.api.responses_create import Desk
 from gateway.call import Principal
-from gateway.errors import GatewayError, envelope
+from gateway.errors import GatewayError, InsufficientQuota, RateLimited, envelope
 from gateway.jobs.batches import Tokens
 from gateway.jobs.model import Job, JobStatus
 from gateway.services import Services
@@ -58,7 +59,7 @@ class RowServer:
 
     async def serve(self, job: Job, principal: Principal, row: Row, endpoint: str) -> Answered:
         """Serve one row, however long there is no room for it; cancel to stop."""
-        faults = 0
+        faults = limited = 0
         while True:
             request_id = f"req_{uuid.uuid4().hex}"
             try:
@@ -68,11 +69,10 @@ class RowServer:
             except GatewayError as error:
                 busy = error.status in (429, 503)
                 faults += not busy
-                if error.status < 500 and not busy:
+                if (error.status < 500 and not busy) or faults >= MOST_FAULTS or _never(error):
                     return Answered(request_id, error.status, envelope(error))
-                if faults >= MOST_FAULTS:
-                    return Answered(request_id, error.status, envelope(error))
-                pause_s = error.retry_after_s or 1.0
+                limited = limited + 1 if isinstance(error, RateLimited) else 0
+                pause_s = _pause_s(error, limited)
             await asyncio.sleep(min(max(pause_s, LEAST_PAUSE_S), LONGEST_PAUSE_S))
 
     async def _call(
@@ -115,6 +115,21 @@ class RowServer:
             raise
         status = 200 if video.status is JobStatus.COMPLETED else 500
         return Answered(request_id, status, shown(video))
+
+
+def _never(error: GatewayError) -> bool:
+    """Whether a limit is below what this row needs, however long it waits."""
+    return isinstance(error, RateLimited) and error.final
+
+
+def _pause_s(error: GatewayError, limited: int) -> float:
+    """Say how long a row waits: rows that wait for one limit must not all ask at once, for ever."""
+    if isinstance(error, InsufficientQuota):
+        return LONGEST_PAUSE_S
+    pause_s = error.retry_after_s or 1.0
+    if limited:
+        pause_s += min(2.0 ** min(limited, 4), 8.0) * random.random()
+    return pause_s
 
 
 class _Kept:

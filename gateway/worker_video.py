@@ -6,10 +6,11 @@ replica at a time, so whatever is newer there is its own.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
 import structlog
+from redis.exceptions import RedisError
 
 from backends.clock import Clock
 from backends.diffusion import (
@@ -24,14 +25,18 @@ from backends.diffusion import (
 )
 from backends.fleet import EngineKind, Replica
 from backends.registry import Registry
+from backends.restarts import Restarts
 from gateway.artifacts import Artifacts, ArtifactsAway, NoArtifact, get
-from gateway.jobs.model import Job, Offer
+from gateway.jobs.model import Counter, Job, Offer
 from gateway.worker import Done, JobFailed, TryAgain
 from gateway.worker_hold import Hold
 
 LEAST_POLL_S = 0.05
 LONGEST_POLL_S = 1.0
 GONE_AFTER_S = 5.0
+GONE_PAUSE_S = 1.0  # the registry has taken it out by then
+
+LeftS = Callable[[Job, int], Awaitable[float | None]]
 
 _log = structlog.get_logger("worker")
 
@@ -47,12 +52,18 @@ class VideoRunner:
         clock: Clock,
         *,
         classes: Sequence[str],
+        restarts: Restarts,
+        left_s: LeftS,
+        restart_s: float,
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
         self._session = session
         self._clock = clock
         self._classes = tuple(classes)
+        self._restarts = restarts
+        self._left_s = left_s
+        self._restart_s = restart_s
 
     def offers(self) -> list[Offer]:
         """Offer every diffusion replica that may be routed to; the store knows which are free."""
@@ -79,7 +90,7 @@ class VideoRunner:
         except EngineForgot:
             raise TryAgain("the replica was started again") from None
         except EngineGone:
-            raise TryAgain("the replica does not answer") from None
+            raise TryAgain("the replica does not answer", delay_s=GONE_PAUSE_S) from None
         except EngineBroken as error:
             _log.warning("engine_broken", job=job.id, error=str(error)[:300])
             raise TryAgain("the replica failed", delay_s=1.0) from None
@@ -91,14 +102,31 @@ class VideoRunner:
             raise TryAgain("the artifact store does not answer", delay_s=5.0) from None
 
     async def abandon(self, hold: Hold) -> None:
-        """Free the replica of a job that was ended: abort, else wait until it is idle."""
+        """Free the replica of a job that was ended: abort, start it again, or wait for it.
+
+        No more of the replica's time is lost than `restart_s`, unless nobody can start it again.
+        """
         try:
-            client = self._client(self._replica(hold))
+            replica = self._replica(hold)
+            client = self._client(replica)
             for video in await client.newest():
                 if video.is_at_work and not await client.abort(video.id):
-                    await self._until_idle(client)
+                    await self._stop(client, replica, hold.claim.job, video)
         except (TryAgain, EngineGone, EngineBroken, EngineRefused):
             return  # nothing is left to be freed there
+
+    async def _stop(
+        self, client: DiffusionClient, replica: Replica, job: Job, video: EngineVideo
+    ) -> None:
+        """Start a replica again if that is cheaper than what is left of a video, else wait."""
+        try:
+            left_s = await self._left_s(job, video.progress)
+            if left_s is not None and left_s > self._restart_s:
+                taken = await self._restarts.ask(replica.id)
+                _log.info("restart_asked", job=job.id, replica=replica.id, taken=taken)
+        except (RedisError, OSError) as error:
+            _log.warning("restart_not_asked", job=job.id, error=str(error)[:200])
+        await self._until_idle(client)
 
     async def _found(self, client: DiffusionClient, job: Job) -> EngineVideo | None:
         """Find what an earlier worker has begun for this job on this replica."""
@@ -118,8 +146,13 @@ class VideoRunner:
         return None
 
     async def _begin(self, client: DiffusionClient, hold: Hold, order: VideoOrder) -> EngineVideo:
-        await self._until_idle(client)
-        newest = await client.newest(1)
+        try:
+            await self._until_idle(client)
+            newest = await client.newest(1)
+        except EngineGone:  # nothing was begun: this counts as nobody's failure
+            raise TryAgain(
+                "the replica does not answer", delay_s=GONE_PAUSE_S, counter=Counter.NOTHING
+            ) from None
         await hold.tell(engine=f"after:{newest[0].id if newest else '-'}")
         video = await client.create(order, await self._reference(hold.claim.job))
         await hold.tell(engine=f"video:{video.id}")

@@ -113,6 +113,7 @@ class DiffusionReplica:
         self.ready = True
         self.created = 0
         self.steps_done = 0
+        self.restarts = 0
         self.bodies: list[dict[str, Any]] = []
         self.jobs: dict[str, _Job] = {}
         self._clock = clock
@@ -135,6 +136,7 @@ class DiffusionReplica:
         for job in self.jobs.values():
             job.aborted = True
         self.jobs.clear()
+        self.restarts += 1
 
     def settle(self, **changes: Any) -> None:
         """Change settings while it runs."""
@@ -159,7 +161,6 @@ class DiffusionReplica:
             job.status, job.progress = "failed", 0
             job.error = {"message": "Model generation failed. Error from scheduler: simulated"}
             return
-        await asyncio.to_thread(clip, job.width, job.height, job.frames, job.fps)
         job.status, job.progress = "completed", 100
         job.completed_at = int(self._clock.now())
 

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api.files import expiry_s
 from gateway.api.forms import named, read_document
-from gateway.api.job_access import asked, find_job, listed, plausible
+from gateway.api.job_access import asked, find_job, limits_of, listed, plausible
 from gateway.api.job_document import BATCH_REQUEST, body
 from gateway.call import Principal
 from gateway.errors import Conflict, GatewayError, InvalidRequest, QueueFull
@@ -41,12 +41,12 @@ async def create_batch(request: Request) -> Response:
                 raise Conflict(
                     "This idempotency key stands for another batch.", param="idempotency_key"
                 )
-            case Taken.FULL | Taken.QUOTA:
+            case Taken.FULL | Taken.QUOTA | Taken.LATE:
                 raise QueueFull(services.settings.queue.retry_after_s)
         job = await services.jobs.find(submitted.job_id)
         if job is None:
             raise GatewayError("The batch could not be read back.")
-        return JSONResponse(shown(job))
+        return JSONResponse(shown(job), headers=limits_of(request))
 
 
 @router.get("")

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gateway.api.forms import fields_of, is_form, named, read_form
-from gateway.api.job_access import asked, listed, plausible
+from gateway.api.job_access import asked, limits_of, listed, plausible
 from gateway.api.job_document import FILE_REQUEST, body
 from gateway.artifacts import PIECE_BYTES, NoArtifact, Written
 from gateway.errors import InvalidRequest, NotFound, UnsupportedMediaType
@@ -59,7 +59,7 @@ async def create_file(request: Request) -> Response:
             )
         finally:
             await form.close()
-        return JSONResponse(file.shown())
+        return JSONResponse(file.shown(), headers=limits_of(request))
 
 
 @router.get("")

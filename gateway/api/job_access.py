@@ -22,11 +22,16 @@ NO_STORE = {"cache-control": "no-store"}
 async def asked(
     request: Request, *, creates: bool = False
 ) -> AsyncIterator[tuple[Services, Principal]]:
-    """Find out who asks; within the block a store that is away is told as 503."""
+    """Find out who asks; within the block a store that is away is told as 503.
+
+    What creates something counts as a request of its key and tenant: `limits_of` has the headers.
+    """
     services: Services = request.app.state.services
     principal = await identify(services, request.headers)
     if creates and services.lifecycle.draining:
         raise Draining
+    if creates:
+        request.state.limits = await services.limits.count(principal)
     services.lifecycle.in_flight += 1
     try:
         yield services, principal
@@ -38,6 +43,11 @@ async def asked(
         ) from error
     finally:
         services.lifecycle.in_flight -= 1
+
+
+def limits_of(request: Request) -> dict[str, str]:
+    """Give the headers that tell what is left of the limits."""
+    return {name.decode(): value.decode() for name, value in request.state.limits}
 
 
 async def find_job(

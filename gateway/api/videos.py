@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.api.forms import fields_of, is_form, read_document, read_form
-from gateway.api.job_access import asked, find_job, listed, plausible
+from gateway.api.job_access import asked, find_job, limits_of, listed, plausible
 from gateway.api.job_document import VIDEO, answers, video_request
 from gateway.call import Principal
 from gateway.errors import InvalidRequest
@@ -40,7 +41,7 @@ async def create_video(request: Request) -> Response:
             reference=reference,
             request_id=request.scope["sluice.id"],
         )
-        return await _answer(services, job)
+        return await _answer(services, job, limits_of(request))
 
 
 @router.get("")
@@ -97,9 +98,11 @@ async def _find(services: Services, principal: Principal, video_id: str) -> Job:
     return await find_job(services, principal, video_id, JobKind.VIDEO, "video")
 
 
-async def _answer(services: Services, job: Job) -> Response:
+async def _answer(
+    services: Services, job: Job, limits: Mapping[str, str] = MappingProxyType({})
+) -> Response:
     (prospect,) = await services.videos.prospect([job])
-    headers = {}
+    headers = dict(limits)
     if not job.has_ended:
         headers["openai-poll-after-ms"] = str(poll_after_ms(prospect, services.clock.now()))
     return JSONResponse(_shown(job, prospect), headers=headers)

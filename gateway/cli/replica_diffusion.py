@@ -1,7 +1,6 @@
 """How does a diffusion server come into service here: SGLang's, one without a GPU, or another's?"""
 
 import argparse
-import importlib.util
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -37,8 +36,6 @@ def main(arguments: Sequence[str]) -> int:
     settings = read_settings(options)
     url = store_url(settings)
     if options.simulated:
-        if importlib.util.find_spec("av") is None:
-            raise CommandFailed("simulated videos need: pip install 'sluice[video]'", USAGE)
         return hold(lambda: _simulated(options), url, drain_s=options.drain_s)
     service = _service(options, settings)
     return hold(lambda: given(service), url, drain_s=options.drain_s)
@@ -83,7 +80,9 @@ async def _simulated(options: argparse.Namespace) -> AsyncIterator[Service]:
     )
     host = options.advertise or advertised(options.host)
     async with serve_diffusion(how) as replicas:
-        yield Service(tuple(_replica(options, reached_by(each.url, host)) for each in replicas))
+        made = {_replica(options, reached_by(each.url, host)): each for each in replicas}
+        engines = {replica.id: each for replica, each in made.items()}
+        yield Service(tuple(made), restart=lambda id_: engines[id_].restart())
 
 
 def _service(options: argparse.Namespace, settings: Settings) -> Service:

@@ -21,10 +21,14 @@ WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 compared, not bound
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is to be in service: replicas, and the process behind them unless it runs elsewhere."""
+    """What is to be in service: replicas, and the process behind them unless it runs elsewhere.
+
+    `restart` starts one of them again, by its id, where they are in this process.
+    """
 
     replicas: tuple[Replica, ...]
     spec: LaunchSpec | None = None
+    restart: Callable[[str], None] | None = None
 
 
 def hold(
@@ -44,6 +48,7 @@ def hold(
                 stop=interrupts.stop,
                 drain_within_s=drain_s,
                 on_progress=say,
+                on_restart=service.restart,
                 on_ready=lambda: say(f"in service: {', '.join(r.id for r in service.replicas)}"),
             )
         return 0

@@ -104,14 +104,19 @@ class Taken(StrEnum):
     CONFLICT = "conflict"  # the idempotency key stands for something else
     FULL = "full"
     QUOTA = "quota"
+    LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The answer to a creation; `job_id` is empty where nothing was taken on."""
+    """The answer to a creation; `job_id` is empty where nothing was taken on.
+
+    `used` is what is used of the quota, where that was the reason.
+    """
 
     taken: Taken
     job_id: str
+    used: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

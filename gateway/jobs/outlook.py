@@ -105,11 +105,37 @@ def finish_in_s(
     replicas: int,
 ) -> float:
     """Say in how many seconds a job is done: each goes, in order, to the first free replica."""
+    return starts_in_s(law, before, running_left_s, replicas)[-1] + law.seconds(own_units)
+
+
+def starts_in_s(
+    law: ServiceLaw, waiting: Sequence[float], running_left_s: Sequence[float], replicas: int
+) -> list[float]:
+    """Say in how many seconds each of those who wait starts, and one who comes after them."""
     free = sorted([*running_left_s, *([0.0] * max(replicas - len(running_left_s), 0))])
     free = free[: max(replicas, 1)] or [0.0]
-    for units in before:
-        bisect.insort(free, free.pop(0) + law.seconds(units))
-    return free[0] + law.seconds(own_units)
+    starts = []
+    for units in waiting:
+        starts.append(free.pop(0))
+        bisect.insort(free, starts[-1] + law.seconds(units))
+    return [*starts, free[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Who waits for a pool: the places of some of them, and in how many seconds each starts.
+
+    The first some hundred are followed one by one; behind them each adds `more_s`.
+    """
+
+    places: Mapping[str, int]
+    starts_s: Sequence[float]
+    more_s: float
+
+    def start_s(self, place: int) -> float:
+        """In how many seconds the one at a place starts."""
+        last = len(self.starts_s) - 1
+        return self.starts_s[min(place, last)] + max(place - last, 0) * self.more_s
 
 
 class Outlook:
@@ -119,12 +145,13 @@ class Outlook:
         self._redis = redis
         self._known: dict[str, tuple[float, ServiceLaw | None, tuple[float, float]]] = {}
 
-    async def learn(self, job: Job, *, service_s: float, ended_at: float) -> None:
-        """Write down how long a video took, and how good its first forecast was."""
+    async def learn(self, job: Job, *, service_s: float | None, ended_at: float) -> None:
+        """Write down how long a video took (if seen as a whole), and how good its forecast was."""
         async with self._redis.pipeline(transaction=False) as batch:
-            key = f"{JOBS}service:{job.pool}"
-            batch.lpush(key, f"{job.units!r} {service_s!r}")
-            batch.ltrim(key, 0, KEPT - 1)
+            if service_s is not None:
+                key = f"{JOBS}service:{job.pool}"
+                batch.lpush(key, f"{job.units!r} {service_s!r}")
+                batch.ltrim(key, 0, KEPT - 1)
             forecast_s = float(job.extra.get("forecast_s", 0) or 0)
             if forecast_s > 0:
                 ratio = (ended_at - job.created_at) / forecast_s
@@ -147,6 +174,11 @@ class Outlook:
         self._known[pool] = (loop_now, law, factors)
         return law, factors
 
+    async def left_s(self, job: Job, progress: int) -> float | None:
+        """Say how long a video that has come to `progress` percent still takes; None: unknown."""
+        law, _ = await self.law(job.pool)
+        return None if law is None else law.seconds(job.units) * (1 - progress / 100)
+
     async def earliest_s(
         self, pool: str, rank: int, units: float, *, replicas: int
     ) -> float | None:
@@ -163,30 +195,45 @@ class Outlook:
         self, jobs: Sequence[Job], replicas: Mapping[str, int], *, now: float
     ) -> list[Prospect]:
         """Say for each job when it will be done; writes down the first forecast of each."""
-        return [await self._prospect(job, replicas.get(job.pool, 0), now) for job in jobs]
+        lines = {}
+        for pool in {job.pool for job in jobs if job.status is JobStatus.QUEUED}:
+            mine = [j.id for j in jobs if j.pool == pool and j.status is JobStatus.QUEUED]
+            lines[pool] = await self._line(pool, mine, replicas.get(pool, 0), now)
+        return [await self._prospect(job, lines.get(job.pool), now) for job in jobs]
 
-    async def _prospect(self, job: Job, replicas: int, now: float) -> Prospect:
+    async def _line(self, pool: str, ids: Sequence[str], replicas: int, now: float) -> _Line:
+        async with self._redis.pipeline(transaction=False) as batch:
+            for each in ids:
+                batch.zrank(f"{JOBS}waiting:{pool}", each)
+            found = await batch.execute()
+        places = {id_: int(rank or 0) for id_, rank in zip(ids, found, strict=True)}
+        law, _ = await self.law(pool)
+        if law is None or replicas == 0:
+            return _Line(places, (), 0.0)
+        units = await self._units_before(pool, max(places.values()))
+        running = await self._running_left_s(pool, law, now)
+        starts = starts_in_s(law, units[:MOST_COUNTED], running, replicas)
+        mean_s = law.seconds(sum(units) / len(units)) if units else 0.0
+        return _Line(places, starts, mean_s / replicas)
+
+    async def _prospect(self, job: Job, line: _Line | None, now: float) -> Prospect:
         if job.has_ended:
             return Prospect(0, None)
         law, (low, high) = await self.law(job.pool)
-        if job.status is JobStatus.IN_PROGRESS:
+        if line is None or job.status is JobStatus.IN_PROGRESS:
             if law is None:
                 return Prospect(0, None)
             since = job.started_at or job.claimed_at or now
             whole_s = law.seconds(job.units)
             return Prospect(0, _eta(since, whole_s, low, high, now))
-        rank = await _answer(self._redis.zrank(f"{JOBS}waiting:{job.pool}", job.id))
-        ahead = int(rank or 0)
-        if law is None or replicas == 0:
-            return Prospect(ahead, None)
-        before = await self._units_before(job.pool, ahead)
-        running = await self._running_left_s(job.pool, law, now)
-        in_s = finish_in_s(law, job.units, before, running, replicas)
+        place = line.places[job.id]
+        if law is None or not line.starts_s:
+            return Prospect(place, None)
+        forecast_s = now + line.start_s(place) + law.seconds(job.units) - job.created_at
         key = f"sluice:job:{job.id}"
-        forecast_s = now + in_s - job.created_at
-        if await _answer(self._redis.exists(key)):
+        if "forecast_s" not in job.extra and await _answer(self._redis.exists(key)):
             await _answer(self._redis.hsetnx(key, "forecast_s", repr(forecast_s)))
-        return Prospect(ahead, _eta(job.created_at, forecast_s, low, high, now))
+        return Prospect(place, _eta(job.created_at, forecast_s, low, high, now))
 
     async def _units_before(self, pool: str, ahead: int) -> list[float]:
         """Give the units of those who wait in front; beyond some hundred, their mean stands in."""

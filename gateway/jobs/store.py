@@ -63,8 +63,8 @@ class JobStore:
         self.terms = terms or Terms()
         self.scripts = Scripts(redis)
 
-    async def submit(self, new: NewJob, *, now: float) -> Submitted:
-        """Take a job on, once."""
+    async def submit(self, new: NewJob, *, now: float, is_late: bool = False) -> Submitted:
+        """Take a job on, once; one that `is_late` already only if it was taken on before."""
         fields = {
             "kind": str(new.kind),
             "tenant": new.tenant,
@@ -86,6 +86,7 @@ class JobStore:
             "index": index_key(new.kind, new.tenant),
             "deadline": new.deadline,
             "most_waiting": new.most_waiting,
+            "is_late": is_late,
         }
         for name, once in (("idempotency", new.idempotency), ("retried", new.retried)):
             if once is not None:
@@ -102,7 +103,8 @@ class JobStore:
         taken, job_id = await self.scripts.call("submit", orjson.dumps(order))
         verdict = Taken(_text(taken))
         known = verdict in (Taken.MADE, Taken.REPLAYED, Taken.CONFLICT)
-        return Submitted(verdict, _text(job_id) if known else "")
+        used = float(job_id) if verdict is Taken.QUOTA else 0.0
+        return Submitted(verdict, _text(job_id) if known else "", used)
 
     async def claim(
         self, worker: str, offers: Sequence[Offer], *, nonce: str, now: float

@@ -11,6 +11,9 @@ import pytest
 
 from backends.simulated.server import serve
 from backends.simulated.settings import SimulatedSettings
+from gateway.jobs.model import Claim
+from gateway.jobs.store import JobStore
+from gateway.worker_main import worker_for
 from tests.gateways import RunningGateway, running_gateway
 from tests.workers import running_worker
 
@@ -234,3 +237,57 @@ async def test_the_same_key_gives_the_same_batch(client: openai.AsyncOpenAI) -> 
     assert first.id == again.id
     with pytest.raises(openai.ConflictError):
         await client.batches.create(**{**asked, "completion_window": "1h"}, extra_body=key)
+
+
+async def test_rows_wait_for_room_within_their_tenants_limits(
+    redis_url: str, tmp_path: Path
+) -> None:
+    simulated = SimulatedSettings(model=MODEL, throughput_scale=8.0)
+    tenants = {"default": {"concurrency": 2}}
+    async with (
+        serve(simulated) as urls,
+        running_gateway(redis_url, {MODEL: urls}, data_dir=tmp_path, tenants=tenants) as gateway,
+        openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client,
+        running_worker(gateway),
+    ):
+        batch = await begin(client, rows(6))
+        batch = await ended(client, batch.id)
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (6, 0)
+
+
+async def test_a_row_larger_than_its_tenants_limit_fails_at_once(
+    redis_url: str, tmp_path: Path
+) -> None:
+    simulated = SimulatedSettings(model=MODEL, throughput_scale=8.0)
+    tenants = {"default": {"tokens_per_min": 5}}
+    async with (
+        serve(simulated) as urls,
+        running_gateway(redis_url, {MODEL: urls}, data_dir=tmp_path, tenants=tenants) as gateway,
+        openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client,
+        running_worker(gateway),
+    ):
+        batch = await begin(client, rows(2))
+        batch = await ended(client, batch.id)
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (0, 2)
+        lines = await lines_of(client, batch.error_file_id)
+        assert {line["response"]["status_code"] for line in lines} == {429}
+
+
+async def test_a_worker_that_is_told_to_leave_gives_back_what_it_has_just_claimed(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    batch = await begin(client, rows(3))
+    stop = asyncio.Event()
+
+    class Late(JobStore):
+        """Jobs whose claim arrives when the worker has been told to leave."""
+
+        async def claim(self, *asked: Any, **more: Any) -> Claim | None:
+            stop.set()
+            return await super().claim(*asked, **more)
+
+    async with worker_for(gateway.services) as worker:
+        worker.jobs = Late(gateway.services.redis)
+        await worker.run(stop)
+    (waiting,) = await worker.jobs.live()
+    assert (waiting.id, waiting.worker, waiting.fence) == (batch.id, None, 2)

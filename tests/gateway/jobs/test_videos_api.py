@@ -11,6 +11,7 @@ import aiohttp
 import av
 import pytest
 
+from backends.restarts import obey
 from backends.simulated.diffusion import DiffusionSettings
 from tests.gateways import until
 from tests.waiting import eventually
@@ -377,8 +378,9 @@ async def test_a_spent_quota_is_told_with_the_time_until_it_is_whole_again(
         await caller.create()
         body = {"model": VIDEO_MODEL, "prompt": "a cat", "size": "64x64", "num_frames": 5}
         status, found, headers = await caller.ask("POST", "/videos", body)
-        assert (status, found["error"]["code"]) == (429, "video_quota_exceeded")
-        assert "retry-after" in headers
+        assert (status, found["error"]["code"]) == (429, "insufficient_quota")
+        assert headers["x-ratelimit-remaining-pixel-frame-steps"] == "0"
+        assert headers["x-should-retry"] == "false"  # more than two minutes from now
         await caller.ask("POST", f"/videos/{first['id']}/cancel")
         await caller.create()  # what was never begun is given back
 
@@ -450,3 +452,46 @@ async def test_a_caller_who_leaves_a_blocking_generation_stops_it(
         _, page, _ = await caller.ask("GET", "/videos")
         found = await caller.ended(page["data"][0]["id"])
         assert found["error"]["code"] == "cancelled"
+
+
+async def test_a_replica_that_cannot_abort_is_started_again_when_that_is_cheaper(
+    redis_url: str, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    # A small video takes 0.4 s, the large one 13 s: with restarts at 1 s only that one is worth it.
+    how = DiffusionSettings(model=VIDEO_MODEL, fixed_s=0.0, speed=0.0036, jitter=0.0)
+    async with video_stack(redis_url, tmp_path, diffusion=how, jobs={"restart_s": 1.0}) as stack:
+        caller, (replica,) = Caller(stack.base_url, session), stack.replicas
+        services = stack.gateway.services
+        ids = [each.replica.id for each in services.registry.fleet.pool(VIDEO_MODEL).routable]
+        obeying = asyncio.create_task(
+            obey(services.redis, ids, lambda _: replica.restart(), services.clock)
+        )
+        await caller.ended((await caller.create())["id"])  # from which the law is learned
+        small: dict[str, Any] = {}
+        large = {"num_frames": 33, "num_inference_steps": 10}
+        for size, restarts in ((small, 0), (large, 1)):
+            began = replica.steps_done + 1
+            video = await caller.create(**size)
+            await until(lambda least=began: replica.steps_done >= least)  # type: ignore[misc]
+            await caller.ask("POST", f"/videos/{video['id']}/cancel")
+            assert (await caller.ended(video["id"]))["error"]["code"] == "cancelled"
+            assert (await caller.ended((await caller.create())["id"]))["status"] == "completed"
+            assert replica.restarts == restarts
+        obeying.cancel()
+        await asyncio.wait({obeying})
+
+
+async def test_the_creation_of_a_video_counts_as_a_request_of_its_tenant(
+    redis_url: str, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    tenants = {"default": {"requests_per_min": 2}}
+    async with video_stack(redis_url, tmp_path, work=False, tenants=tenants) as stack:
+        caller = Caller(stack.base_url, session)
+        body = {"model": VIDEO_MODEL, "prompt": "a cat", "num_frames": 5}
+        status, _, headers = await caller.ask("POST", "/videos", body)
+        assert (status, headers["x-ratelimit-remaining-requests"]) == (200, "1")
+        await caller.create()
+        status, found, headers = await caller.ask("POST", "/videos", body)
+        assert (status, found["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+        assert "retry-after" in headers
