@@ -8,7 +8,7 @@
 --   l lease                 end a wait; where a slot was granted meanwhile, give it back
 --   r lease replica         release
 --   f lease replica         first token
---   b rank replica sequences kv prefill    bounds of a class ("*": of all) for this gateway
+--   b rank replica sequences kv prefill spare    bounds of a class ("*": of all) for this gateway
 --   u replicas              those that this gateway may use; its bounds on all others go
 --   o replicas              hand over what is free there
 --   h lease replica rank sequences kv prefill work_us     a slot that this gateway holds (restore)
@@ -108,11 +108,11 @@ local function book(replica, lease, sign)
   if sign < 0 then closed[replica] = nil end
 end
 
--- Bounds: {sequences, kv, prefill}; false where the gateway may not use the replica.
+-- Bounds: {sequences, kv, prefill, spare}; false where the gateway may not use the replica.
 
 local function bounds_from(text)
-  local sequences, kv, prefill = string.match(text, '^(%d+) (%d*) (%d*)$')
-  return {tonumber(sequences), tonumber(kv) or huge, tonumber(prefill) or huge}
+  local sequences, kv, prefill, spare = string.match(text, '^(%d+) (%d*) (%d*) (%d+)$')
+  return {tonumber(sequences), tonumber(kv) or huge, tonumber(prefill) or huge, tonumber(spare)}
 end
 
 local function view_of(who, rank)
@@ -184,10 +184,11 @@ local function limits(who, replica, rank)
   local load, sequences, kv = load_of(replica), own[1], own[2]
   for other_rank in pairs(load[4]) do
     local other = other_rank ~= rank and bounds_of(who, replica, other_rank)
-    if other then
+    if other and other[1] > 0 then -- what must leave binds nobody else
       sequences, kv = math.min(sequences, other[1]), math.min(kv, other[2])
     end
   end
+  sequences = sequences - own[4] -- what it leaves free for others
   if load[1] + 1 > sequences then return close(who, replica, rank) end
   return load, sequences, kv, own[3]
 end
@@ -466,7 +467,7 @@ end
 
 function operations.b()
   local rank, replica = next_field(), next_field()
-  local text = next_field() .. ' ' .. next_field() .. ' ' .. next_field()
+  local text = next_field() .. ' ' .. next_field() .. ' ' .. next_field() .. ' ' .. next_field()
   local key = base .. ':view:' .. gateway
   if rank == '*' then
     call('HSET', key, replica, text)
