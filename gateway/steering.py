@@ -133,7 +133,8 @@ class Steering:
         promised_s = 0.0
         returns = self._returns.get(model)
         if returns is not None and returns.due and not plan.returns:
-            promised_s = returns.work_until(now + min(max(slack_s, 0.0), 10.0), now)
+            soon, tenant = now + min(max(slack_s, 0.0), 10.0), plan.call.principal.tenant
+            promised_s = returns.work_until(soon, now, tenant=tenant)
         return Outlook(
             slack_s=slack_s,
             has_room=best is None or best.has_room,
@@ -212,8 +213,9 @@ class Steering:
         now = self._clock.monotonic()
         book = self._returns.setdefault(plan.call.model, Returns())
         at = book.promise(
-            _name(plan.call), plan.work_s, outlook.does_per_s, now + retry_after_s, now
-        )
+            _name(plan.call), plan.work_s, outlook.does_per_s, now + retry_after_s, now,
+            tenant=plan.call.principal.tenant,
+        )  # fmt: skip
         return at - now
 
     def _own_class_s(self, plan: Plan, all_s: float) -> float:

@@ -32,7 +32,7 @@
 
 local base, gateway, batch, mode = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now, starvation_s, channel = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local MOST_PASSED_OVER, MOST_LOOKED_AT, MOST_TAGS, PAGE = 8, 256, 1024, 8
+local MOST_PASSED_OVER, MOST_LOOKED_AT, MOST_TAGS, BURST_CALLS, PAGE = 8, 256, 1024, 8, 8
 local ROOM, FULL, SHORT = 1, 2, 3
 local call, pack, unpack_, huge = redis.call, cmsgpack.pack, cmsgpack.unpack, math.huge
 local K_GATEWAYS, K_META, K_LOAD, K_WAIT = base .. ':gateways', base .. ':meta', base .. ':load', base .. ':wait'
@@ -214,6 +214,12 @@ local function finish_of(rank, tenant)
   return finishes[key]
 end
 
+-- A tenant that comes back starts a few calls early, if it has not used them.
+local function start_of(waiting)
+  local rank, tenant = waiting[2], waiting[3]
+  return math.max(class_of(rank)[1] - BURST_CALLS * waiting[5] / waiting[4], finish_of(rank, tenant))
+end
+
 local function set_finish(rank, tenant, tag)
   local key = rank .. ':' .. tenant
   finishes[key], charged[key] = tag, true
@@ -226,7 +232,7 @@ local function join(lease, waiting, first_token_by)
   call('HSET', K_WAIT, lease, pack(waiting))
   if call('ZADD', queue_key(rank, tenant), first_token_by, member(lease, waiting[1])) == 1
     and call('ZCARD', queue_key(rank, tenant)) == 1 then
-    call('ZADD', base .. ':t:' .. rank, exact(math.max(class[1], finish_of(rank, tenant))), tenant)
+    call('ZADD', base .. ':t:' .. rank, exact(start_of(waiting)), tenant)
   end
   class[3], class[4] = class[3] + 1, class[4] + waiting[5]
 end
@@ -411,7 +417,7 @@ function operations.a()
     if seen == 5 then read_ahead(lines(candidates), rank) end
     if fit(gateway, replica, waiting) == ROOM then
       if not joined and not any_waiting() then
-        charge(waiting, math.max(class_of(rank)[1], finish_of(rank, tenant)))
+        charge(waiting, start_of(waiting))
         give(lease, waiting, replica)
         return
       end
