@@ -118,7 +118,7 @@ bench: $(DEV)
 
 bench-slo: $(DEV)
 	$(BIN)/python -m bench.slo $(ARGS)
-	$(BIN)/python -m bench.slo_virtual
+	$(BIN)/python -m bench.slo_rows $(SLO_ARGS)
 	$(BIN)/python -m bench.decide
 
 clean:

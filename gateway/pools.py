@@ -22,6 +22,7 @@ from gateway.routing.prospects import (
     Prospect,
     Roster,
     busy_s,
+    decode_busy_s,
     prefill_bound,
     slots,
 )
@@ -185,7 +186,7 @@ class Pools:
             replica=replica,
             speed=speed,
             rtt_s=self._rtt_s.get(replica.site, 0.0),
-            call_s=busy_s(speed.law, state.mix, tpot_s),
+            call_s=decode_busy_s(speed.law, state.mix, tpot_s),
             bounds=self._bounds(state, standing, speed, foreign),
             foreign_running=foreign,
             foreign_prefill_tokens=load.waiting_uncached_tokens if load and foreign else 0,

@@ -154,6 +154,8 @@ class Steering:
         """Word what is asked of the ledger."""
         call, size = plan.call, plan.size
         due = min(plan.first_token_by - call.arrived, plan.klass.patience_s)
+        cached = 0.0 if choice.best is None else choice.best.prediction.cached_tokens
+        missing = max(int(size.prompt_tokens - cached), 1)
         return Ask(
             call_id=call.key,
             model=call.model,
@@ -163,7 +165,7 @@ class Steering:
             tenant=call.principal.tenant,
             weight=self._weights.get(call.principal.tenant, 1.0),
             work_s=plan.work_s,
-            cost=Cost(1, int(size.prompt_tokens + size.output_tokens / 2), int(size.prompt_tokens)),
+            cost=Cost(1, int(size.prompt_tokens + size.output_tokens / 2), missing),
             excluded=choice.never | tried,
         )
 

@@ -44,7 +44,8 @@ class Waiters:
         Formula: `mine + (mine - burst) * others / own weight + call / 2 * others / own weight`,
         where mine is what the tenant has waiting already and others the sum of their weights: while
         the tenant works off what is beyond its burst of calls, the others work off their shares,
-        and of a round of calls half is before this one on average. Never more than all. Seen from this gateway alone, whose callers stand for all.
+        and of a round of calls half is before this one on average.
+        Never more than all. Seen from this gateway alone, whose callers stand for all.
         """
         of = self._work_s.get(rank)
         if not of:
