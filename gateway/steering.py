@@ -12,6 +12,7 @@ from random import Random
 from zlib import crc32
 
 from backends.clock import Clock
+from backends.fleet import HealthState, Pool
 from backends.registry import Registry
 from backends.slo import Class, Targets
 from gateway.admission import Outlook
@@ -63,7 +64,7 @@ class Steering:
         self._returns: dict[str, Returns] = {}
         self._waiters: dict[str, Waiters] = {}
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
-        self.shrinking: frozenset[str] = frozenset()  # models whose pools are to lose replicas
+        self.shrinking: frozenset[str] = frozenset()  # models whose pools are losing replicas
 
     async def run(self) -> None:
         """Look at the pools twice a second, for ever."""
@@ -72,9 +73,14 @@ class Steering:
             await self._clock.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Learn what is new of every pool, and tell the ledger what may be used."""
+        """Learn what is new of every pool, and tell the ledger what may be used.
+
+        A pool of which a replica drains is shrinking: its other calls fill the most loaded
+        replicas, so that those which drain next have little left to finish.
+        """
         now = self._clock.now()
         fleet = self._registry.fleet
+        self.shrinking = frozenset(m for m, pool in fleet.pools.items() if _shrinks(pool))
         for model, pool in fleet.pools.items():
             state = self.pools.look(pool, self.estimates.mix(model), now=now)
             self._offer(model, state)
@@ -296,6 +302,10 @@ class Steering:
             self._offered[key] = bounds
             rank = None if is_all else self._classes[name].rank
             self._ledger.offer(model, bounds, rank=rank)
+
+
+def _shrinks(pool: Pool) -> bool:
+    return any(s.health.state is HealthState.DRAINING for s in pool.standings)
 
 
 def _name(call: Call) -> int:
