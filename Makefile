@@ -119,7 +119,7 @@ bench: $(DEV)
 
 bench-slo: $(DEV)
 	$(BIN)/python -m bench.slo $(ARGS)
-	$(BIN)/python -m bench.slo_virtual
+	$(BIN)/python -m bench.slo_rows $(SLO_ARGS)
 	$(BIN)/python -m bench.decide
 
 # Interactive calls alone and beside a batch on the same replicas.

@@ -22,7 +22,7 @@ class Class:
     """A named promise. Lower `rank` is served first; `patience_s` bounds a wait in the queue.
 
     `demote_to` names the class under which a call goes on that this one cannot keep; None: such a
-    call is refused.
+    call is refused. `hedges`: a first byte that is late is asked of a second replica too.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Class:
     by_model: tuple[tuple[str, Targets], ...] = ()
     patience_s: float = 30.0
     demote_to: str | None = None
+    hedges: bool = False
 
     def targets(self, model: str) -> Targets:
         """The promise for a model."""

@@ -29,7 +29,17 @@ from backends.hardware import profile
 from backends.slo import MLPERF_CLASSES
 from backends.store import open_store
 from bench.slo_client import Limits, Load, Result, schedule, send
-from bench.slo_stack import MODEL, Fleet, done_work, gateway, idle, replicas
+from bench.slo_stack import (
+    MODEL,
+    ROUTERS,
+    Fleet,
+    NotInstalled,
+    done_work,
+    gateway,
+    idle,
+    replicas,
+    router,
+)
 
 WARM_S = 6.0
 KNEE_TRIES = (0.95, 0.9, 0.85, 0.8, 0.7)
@@ -89,7 +99,10 @@ class Bench:
             full = self._capacity(scales)
             knee = await self._knee(urls, full)
             for policy in options.policy:
-                await self._policy(policy, urls, knee, options.load)
+                try:
+                    await self._policy(policy, urls, knee, options.load)
+                except NotInstalled as missing:
+                    print(f"left out: {missing}", file=sys.stderr)
 
     async def _knee(self, urls: Sequence[str], full: float) -> float:
         options = self._options
@@ -117,6 +130,8 @@ class Bench:
                 print(worded(row), file=sys.stderr)
 
     def _front(self, policy: str, urls: Sequence[str]) -> AbstractAsyncContextManager[str]:
+        if policy in ROUTERS:
+            return router(policy, urls, self._directory)
         return gateway(urls, POLICIES[policy], self._directory, self._redis_url)
 
     async def _measure(
@@ -219,13 +234,14 @@ async def _main(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
+    known = [*POLICIES, *ROUTERS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--scale", type=float, default=0.05, help="of an MI355X's throughput")
     parser.add_argument("--mixed", action="store_true", help="half of them at 0.32 of the speed")
     parser.add_argument("--classes", default="interactive=1")
     parser.add_argument("--load", type=float, nargs="+", default=[1.0, 1.3, 2.0, 5.0])
-    parser.add_argument("--policy", nargs="+", choices=POLICIES, default=[*POLICIES])
+    parser.add_argument("--policy", nargs="+", choices=known, default=known)
     parser.add_argument("--knee", type=float, default=0.0, help="calls per second; 0: look for it")
     parser.add_argument("--seconds", type=float, default=15.0, help="counted, per rate and policy")
     parser.add_argument("--seed", type=int, default=1)

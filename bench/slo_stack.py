@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,6 +18,10 @@ import aiohttp
 
 MODEL = "llama2-70b"
 START_S = 30.0
+PEERS = Path(
+    os.environ.get("BENCH_PEERS")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice-bench"
+)
 STOP_S = 5.0
 
 
@@ -98,6 +103,52 @@ async def worker(directory: Path, redis_url: str) -> AsyncIterator[None]:
     async with _process(argv, log, {"REDIS_URL": redis_url}):
         await _until(lambda: "sluice worker: at work" in log.read_text())
         yield
+
+
+ROUTERS = {"smg": ("smg", "launch"), "sglang-router": ("sglang_router.launch_router",)}
+
+
+class NotInstalled(RuntimeError):
+    """The router is not on this machine; the message says where it was looked for."""
+
+
+@asynccontextmanager
+async def router(name: str, urls: Sequence[str], directory: Path) -> AsyncIterator[str]:
+    """Run another router before these replicas, least load first; give the base URL of its API.
+
+    Raises NotInstalled where its environment (`bench/dataplane/setup` makes it) is missing.
+    """
+    python = PEERS / name / "bin" / "python"
+    if not python.exists():
+        raise NotInstalled(f"{name} is not installed: no {python}")
+    ports = []
+    for _ in range(2):  # its own, and that of its metrics
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(str(free.getsockname()[1]))
+    argv = [
+        *(str(python), "-m", *ROUTERS[name], "--host", "127.0.0.1", "--port", ports[0]),
+        *("--prometheus-port", ports[1], "--policy", "power_of_two"),
+        *("--log-level", "error", "--max-concurrent-requests", "-1", "--worker-urls", *urls),
+    ]
+    async with _process(argv, directory / f"{name}.log"):
+        url = f"http://127.0.0.1:{ports[0]}/v1"
+        end = time.monotonic() + START_S
+        async with aiohttp.ClientSession() as session:
+            while not await _answers(session, url):
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{name} did not start")
+                await asyncio.sleep(0.2)
+        yield url
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    try:
+        async with session.post(f"{url}/chat/completions", json=asked) as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
 
 
 async def _all_ready(url: str, count: int) -> None:

@@ -177,6 +177,7 @@ class Run:
     again: bool = False
     question: Question | None = None
     outlook: Outlook | None = None
+    blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.receipt = Receipt(self.call)
@@ -197,6 +198,9 @@ class Tally:
     returned: int = 0
     returned_in: int = 0
     final: int = 0
+    tokens: int = 0
+    left_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class World:
@@ -211,6 +215,9 @@ class World:
         classes: Sequence[Class] = MLPERF_CLASSES,
         rtt_s: Sequence[float] = (),
         return_once: bool = False,
+        hardware: Sequence[str] = (),
+        block_tokens: int = 16,
+        kv_tokens: int = 1_300_000,
     ) -> None:
         self.time = Time()
         self._return_once = return_once
@@ -218,12 +225,18 @@ class World:
         self.classes = {c.name: c for c in classes}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        limits = engine.EngineLimits(2048, 4096, 1_300_000)
+        limits = engine.EngineLimits(2048, 4096, kv_tokens, block_tokens=block_tokens)
         self.engines = [engine.EngineCore(law, limits) for law in laws]
         self._armed: list[float | None] = [None] * len(laws)
         self.rtt_s = list(rtt_s) or [0.0] * len(laws)
         self.replicas = [
-            Replica(f"r{i:02}", MODEL, f"http://r{i}", site=f"s{self.rtt_s[i]}")
+            Replica(
+                f"r{i:02}",
+                MODEL,
+                f"http://r{i}",
+                site=f"s{self.rtt_s[i]}",
+                hardware=hardware[i] if hardware else "mi355x",
+            )
             for i in range(len(laws))
         ]
         self.registry = Registered()
@@ -274,6 +287,12 @@ class World:
         body = text + b"x" * (130 + int(prompt * self.dice.uniform(3.6, 4.8)))
         self._call(prompt, output, class_name, tenant, Body(body), again=False)
 
+    def call(
+        self, prompt: int, output: int, class_name: str, body: Body, *, blocks: tuple[int, ...] = ()
+    ) -> None:
+        """Let one call arrive now; `blocks` are the keys of its prompt in an engine's cache."""
+        self._call(prompt, output, class_name, "default", body, again=False, blocks=blocks)
+
     def _call(
         self,
         prompt: int,
@@ -283,7 +302,36 @@ class World:
         body: Body,
         *,
         again: bool,
+        blocks: tuple[int, ...] = (),
     ) -> None:
+        run = self._enter(prompt, output, class_name, tenant, body, again=again, blocks=blocks)
+        steering = self.steering
+        run.plan = plan = steering.plan(run.call)
+        choice, question = steering.choose(plan, frozenset())
+        outlook = steering.outlook(plan, choice, question)
+        decision = decide(outlook, least_retry_s=LEAST_RETRY_S)
+        if isinstance(decision, Reject):
+            self._tell(run, decision.reason.value, decision.retry_after_s, outlook)
+            return
+        run.outlook = outlook
+        run.question = question
+        run.waits = True
+        run.waiting.enter_context(steering.waiting(plan))
+        run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
+        if run.waits:
+            self.at(self.time.t + decision.at_most_s, lambda: self._out_of_patience(run))
+
+    def _enter(
+        self,
+        prompt: int,
+        output: int,
+        class_name: str,
+        tenant: str,
+        body: Body,
+        *,
+        again: bool = False,
+        blocks: tuple[int, ...] = (),
+    ) -> Run:
         t = self.time.t
         call = Call(
             id=f"c{next(self._order)}",
@@ -300,27 +348,13 @@ class World:
             arrived_at=self.time.now(),
             deadline=t + 3600.0,
         )
-        run = Run(call, prompt, output, again=again)
+        run = Run(call, prompt, output, again=again, blocks=blocks)
         self.runs[call.key] = run
         tally = self._tally(run)
         if tally is not None:
             tally.sent += not again
             tally.returned += again
-        steering = self.steering
-        run.plan = plan = steering.plan(call)
-        choice, question = steering.choose(plan, frozenset())
-        outlook = steering.outlook(plan, choice, question)
-        decision = decide(outlook, least_retry_s=LEAST_RETRY_S)
-        if isinstance(decision, Reject):
-            self._tell(run, decision.reason.value, decision.retry_after_s, outlook)
-            return
-        run.outlook = outlook
-        run.question = question
-        run.waits = True
-        run.waiting.enter_context(steering.waiting(plan))
-        run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
-        if run.waits:
-            self.at(t + decision.at_most_s, lambda: self._out_of_patience(run))
+        return run
 
     def _out_of_patience(self, run: Run) -> None:
         if run.waits:
@@ -346,8 +380,10 @@ class World:
             self.ledger.release(slot)
             self._tell(run, "slot_too_late")
             return
-        index = int(slot.replica_id[1:])
-        sequence = engine.Sequence(run.prompt, run.output, interval=0)
+        self._send(run, int(slot.replica_id[1:]))
+
+    def _send(self, run: Run, index: int) -> None:
+        sequence = engine.Sequence(run.prompt, run.output, interval=0, blocks=run.blocks)
         self._of_sequence[sequence] = (run, index)
         self.at(self.time.t + self.rtt_s[index] / 2, lambda: self._submit(index, sequence))
 
@@ -385,15 +421,25 @@ class World:
         if run.placed is None or run.slot is None:
             return
         receipt = run.receipt
+        cached = event.sequence.cached_tokens
+        receipt.usage = Usage(run.prompt, event.generated, cached)
         receipt.last_byte = self.time.t
-        receipt.usage = Usage(run.prompt, event.generated)
         receipt.replica_id = run.slot.replica_id
         self.steering.lessons.ended(run.placed, receipt)
         self.ledger.release(run.slot)
+        self._count(run, event)
+
+    def _count(self, run: Run, event: engine.Event) -> None:
+        """Say what became of a call that was answered whole."""
+        receipt = run.receipt
+        receipt.last_byte = self.time.t
         del self.runs[run.call.key]
         tally = self._tally(run)
         if tally is None:
             return
+        cached = event.sequence.cached_tokens
+        tally.cached_tokens += cached
+        tally.tokens += run.prompt - cached + event.generated
         tally.returned_in += run.again
         targets = self.classes[run.call.class_name].targets(MODEL)
         ttft_s, tpot_s = receipt.ttft_s or 0.0, receipt.tpot_s or 0.0
@@ -402,6 +448,7 @@ class World:
         late = targets.ttft_s is not None and ttft_s > targets.ttft_s
         slow = targets.tpot_s is not None and tpot_s > targets.tpot_s
         tally.late_first += late
+        tally.left_tokens += (run.prompt - cached + event.generated) if late else 0
         tally.slow += slow and not late
         if not late and not slow:
             tally.good += 1
@@ -481,9 +528,12 @@ def measure(
     seed: int = 1,
     rtt_s: Sequence[float] = (),
     return_once: bool = False,
+    hardware: Sequence[str] = (),
 ) -> dict[str, Tally]:
     """Send calls at a rate; give what became of those that came after the warm-up."""
-    world = World(laws, policy=policy, seed=seed, rtt_s=rtt_s, return_once=return_once)
+    world = World(
+        laws, policy=policy, seed=seed, rtt_s=rtt_s, return_once=return_once, hardware=hardware
+    )
     world.count_from = warm_s
     world.arrivals(per_s, workload, warm_s + seconds)
     world.until(warm_s + seconds + 60.0)

@@ -2,15 +2,16 @@
 
 A replica that runs calls of several classes must keep the tightest one's TPOT, so a class that may
 fill replicas deep takes them from one that may not, and is served worse by them than by deep ones.
-Each class with demand is given replicas enough for it, tightest first; of these the last one, which
-it does not need whole, is shared with looser classes within the tight bounds.
+Each class with demand is given replicas enough for it, tightest first. Looser classes may use what
+it leaves of them, within the tight bounds; on those that it needs whole (`alone`) they leave a part
+free for its bursts.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, sqrt
 
-HEADROOM = 1.2  # of the demand, since it comes in bursts
+HEADROOM = 1.3  # of the demand, since it comes in bursts and replicas that were deep drain slowly
 BURST = 0.5  # of the root of the demand, in replicas: bursts are relatively larger in a small one
 LINGER = 1.75  # a replica is given up only below this: once filled deep it takes long to come back
 MEMORY_S = 8.0  # of the demand
@@ -19,7 +20,7 @@ SEEN_S = 60.0  # a class that called within this keeps one replica at least
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The class that a replica is kept for; `alone`: looser classes get nothing there."""
+    """The class that a replica is kept for; `alone`: looser classes leave a part of it free."""
 
     name: str
     alone: bool = False

@@ -15,6 +15,7 @@ from gateway.call import Call, Receipt
 from gateway.errors import GatewayError, NoReplica, QueueFull
 from gateway.explain import Record
 from gateway.explain_store import Explanations
+from gateway.hedging import Hedger
 from gateway.limits import Limiter
 from gateway.plans import Placed, Plan
 from gateway.queue.ledger import Ledger, Slot
@@ -56,6 +57,7 @@ class Pipeline:
         self._steering = steering
         self._explanations = explanations
         self._retries = retries
+        self._hedger = Hedger(retries)
         self._bounds = bounds
         self._limits = limits
 
@@ -93,7 +95,10 @@ class Pipeline:
             placed = await self._place(plan, tried, last, account.receipt, record)
             plan = placed.plan
             try:
-                await self._forward(placed, sink, account, record)
+                if plan.klass.hedges and call.stream:
+                    await self._hedge(placed, tried, sink, account, record)
+                else:
+                    await self._forward(placed, sink, account, record, account.receipt)
                 return
             except AttemptFailed as failed:
                 last = failed.error
@@ -106,13 +111,44 @@ class Pipeline:
                 self._ledger.release(placed.slot)
         raise last
 
-    async def _forward(self, placed: Placed, sink: Sink, account: Account, record: Record) -> None:
+    async def _hedge(
+        self,
+        placed: Placed,
+        tried: frozenset[str],
+        sink: Sink,
+        account: Account,
+        record: Record,
+    ) -> None:
+        """Let one replica answer, or another one where it is late to begin."""
+        plan, call = placed.plan, placed.plan.call
+
+        async def first(side: Sink, receipt: Receipt) -> None:
+            await self._forward(placed, side, account, record, receipt)
+
+        async def second(side: Sink, receipt: Receipt) -> None:
+            others = tried | {placed.slot.replica_id}
+            other = await self._slot(plan, others, NoReplica(call.model), receipt, record)
+            try:
+                await self._forward(other, side, account, record, receipt)
+            finally:
+                self._ledger.release(other.slot)
+
+        await self._hedger.run(
+            (call.model, plan.klass.name), sink, account.receipt, first, second,
+            may_hedge=lambda: not self._ledger.waiting(call.model),
+            happened=record.happened,
+        )  # fmt: skip
+
+    async def _forward(
+        self, placed: Placed, sink: Sink, account: Account, record: Record, receipt: Receipt
+    ) -> None:
         """Let one replica answer."""
-        call, receipt = placed.plan.call, account.receipt
+        call = placed.plan.call
         replica = self._replica(placed.slot)
         if call.principal.tenant in self._bounds.headers_for:
             call.notes[:] = record.short()
         with self._steering.awaiting(placed, receipt), account.attempt(replica) as trace_headers:
+            receipt.attempts, receipt.replica_id = account.receipt.attempts, replica.id
             headers = engine_headers(replica, *trace_headers)
             await self._relay.forward(call, replica, sink, receipt, headers)
 

@@ -4,8 +4,8 @@ Looked at twice a second and whenever the fleet changes; decisions in between re
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass, field
+from math import ceil, inf
 
 from backends.capacity import Mix, StepLaw, work_s
 from backends.fleet import Load, Pool, Standing
@@ -22,6 +22,7 @@ from gateway.routing.prospects import (
     Prospect,
     Roster,
     busy_s,
+    decode_busy_s,
     prefill_bound,
     slots,
 )
@@ -29,6 +30,7 @@ from gateway.routing.prospects import (
 UNSTATED_LIMIT = 256  # calls at once where neither settings nor engine say
 LAW_SHARE = 0.8  # of what the law says that a pool does, where less was measured
 FOREIGN_AT_LEAST = 3  # calls beyond the ledger's, below which the reports are just late
+SPARED = 1.0 / 3.0  # of a replica kept for a class, which looser ones leave free for its bursts
 _REFERENCE = "mi355x"
 
 
@@ -200,7 +202,7 @@ class Pools:
             replica=replica,
             speed=speed,
             rtt_s=self._rtt_s.get(replica.site, 0.0),
-            call_s=busy_s(speed.law, state.mix, tpot_s),
+            call_s=decode_busy_s(speed.law, state.mix, tpot_s),
             bounds=self._bounds(state, standing, speed, foreign),
             foreign_running=foreign,
             foreign_prefill_tokens=load.waiting_uncached_tokens if load and foreign else 0,
@@ -230,16 +232,14 @@ class Pools:
             return own
         kept, rank = own[level.name], self._classes[level.name].rank
         return {
-            name: replace(each, sequences=0)
-            if level.alone and self._classes[name].rank > rank
-            else _within(each, kept)
+            name: _within(each, kept, spared=level.alone and self._classes[name].rank > rank)
             for name, each in own.items()
         }
 
 
-def _within(own: Candidate, kept: Candidate) -> Candidate:
-    """Give a class's bounds on a replica that is kept for another one."""
+def _within(own: Candidate, kept: Candidate, *, spared: bool) -> Candidate:
+    """Give a class's bounds on a replica that is kept for another one, `spared` for its bursts."""
     prefill = min(own.prefill_tokens or 0, kept.prefill_tokens or 0)
-    return Candidate(
-        own.replica_id, min(own.sequences, kept.sequences), own.kv_tokens, prefill or None
-    )
+    sequences = min(own.sequences, kept.sequences)
+    spare = ceil(SPARED * sequences) if spared else 0
+    return Candidate(own.replica_id, sequences, own.kv_tokens, prefill or None, spare)

@@ -17,15 +17,22 @@ MOST = 20_000
 class Returns:
     """Work promised to callers who were refused, by what is asked (`name`); at most 20,000.
 
-    Instants in any seconds that do not go back. `due` holds when each was told to return, and its
-    work; a promise that nobody takes up ends five seconds after its time.
+    Instants in any seconds that do not go back. `due` holds when each was told to return, its work
+    and its tenant; a promise that nobody takes up ends five seconds after its time.
     """
 
-    due: OrderedDict[int, tuple[float, float]] = field(default_factory=OrderedDict)
+    due: OrderedDict[int, tuple[float, float, str]] = field(default_factory=OrderedDict)
     _free_at: float = 0.0
 
     def promise(
-        self, name: int, work_s: float, does_per_s: float, earliest: float, now: float
+        self,
+        name: int,
+        work_s: float,
+        does_per_s: float,
+        earliest: float,
+        now: float,
+        *,
+        tenant: str = "",
     ) -> float:
         """Give the instant for one caller to return, no sooner than `earliest`.
 
@@ -36,7 +43,7 @@ class Returns:
         if does_per_s <= 0.0 or at - now > HORIZON_S:
             return at
         self._free_at = at + work_s / (SHARE * does_per_s)
-        self.due[name] = (at, work_s)
+        self.due[name] = (at, work_s, tenant)
         return at
 
     def claim(self, name: int, now: float) -> bool:
@@ -47,20 +54,23 @@ class Returns:
         del self.due[name]
         return True
 
-    def work_until(self, instant: float, now: float) -> float:
-        """Give the promised work that comes back by an instant."""
+    def work_until(self, instant: float, now: float, *, tenant: str = "") -> float:
+        """Give the work that a tenant's callers bring back by an instant.
+
+        Those of others do not stand before it: between tenants the queue takes turns.
+        """
         self._expire(now)
         total = 0.0
-        for at, work_s in self.due.values():  # in the order of their instants, nearly
+        for at, work_s, whose in self.due.values():  # in the order of their instants, nearly
             if at > instant:
                 break
-            total += work_s
+            total += work_s if whose == tenant else 0.0
         return total
 
     def _expire(self, now: float) -> None:
         due = self.due
         while due:
-            at, _ = next(iter(due.values()))
+            at, _, _ = next(iter(due.values()))
             if at + LATE_S >= now and len(due) <= MOST:
                 return
             due.popitem(last=False)

@@ -176,6 +176,9 @@ class ClassSettings(Section):
     demote_to: Name | None = Field(
         None, description="Class under which a call goes on that this one cannot keep."
     )
+    hedge: bool = Field(
+        False, description="Ask a second replica where a stream's first byte is late."
+    )
     targets: FrozenMap[Name, TargetSettings] = Field(
         {}, description="Limits by model id; those under `default` hold for all other models."
     )
@@ -447,4 +450,5 @@ def _class(name: str, settings: ClassSettings) -> Class:
         by_model=tuple(targets.items()),
         patience_s=settings.patience_s,
         demote_to=settings.demote_to,
+        hedges=settings.hedge,
     )

@@ -12,6 +12,7 @@ from random import Random
 from zlib import crc32
 
 from backends.clock import Clock
+from backends.fleet import HealthState, Pool
 from backends.registry import Registry
 from backends.slo import Class, Targets
 from gateway.admission import Outlook
@@ -63,7 +64,7 @@ class Steering:
         self._returns: dict[str, Returns] = {}
         self._waiters: dict[str, Waiters] = {}
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
-        self.shrinking: frozenset[str] = frozenset()  # models whose pools are to lose replicas
+        self.shrinking: frozenset[str] = frozenset()  # models whose pools are losing replicas
 
     async def run(self) -> None:
         """Look at the pools twice a second, for ever."""
@@ -72,9 +73,14 @@ class Steering:
             await self._clock.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Learn what is new of every pool, and tell the ledger what may be used."""
+        """Learn what is new of every pool, and tell the ledger what may be used.
+
+        A pool of which a replica drains is shrinking: its other calls fill the most loaded
+        replicas, so that those which drain next have little left to finish.
+        """
         now = self._clock.now()
         fleet = self._registry.fleet
+        self.shrinking = frozenset(m for m, pool in fleet.pools.items() if _shrinks(pool))
         for model, pool in fleet.pools.items():
             state = self.pools.look(pool, self.estimates.mix(model), now=now)
             self._offer(model, state)
@@ -133,7 +139,8 @@ class Steering:
         promised_s = 0.0
         returns = self._returns.get(model)
         if returns is not None and returns.due and not plan.returns:
-            promised_s = returns.work_until(now + min(max(slack_s, 0.0), 10.0), now)
+            soon, tenant = now + min(max(slack_s, 0.0), 10.0), plan.call.principal.tenant
+            promised_s = returns.work_until(soon, now, tenant=tenant)
         return Outlook(
             slack_s=slack_s,
             has_room=best is None or best.has_room,
@@ -153,6 +160,8 @@ class Steering:
         """Word what is asked of the ledger."""
         call, size = plan.call, plan.size
         due = min(plan.first_token_by - call.arrived, plan.klass.patience_s)
+        cached = 0.0 if choice.best is None else choice.best.prediction.cached_tokens
+        missing = max(int(size.prompt_tokens - cached), 1)
         return Ask(
             call_id=call.key,
             model=call.model,
@@ -162,7 +171,7 @@ class Steering:
             tenant=call.principal.tenant,
             weight=self._weights.get(call.principal.tenant, 1.0),
             work_s=plan.work_s,
-            cost=Cost(1, int(size.prompt_tokens + size.output_tokens / 2), int(size.prompt_tokens)),
+            cost=Cost(1, int(size.prompt_tokens + size.output_tokens / 2), missing),
             excluded=choice.never | tried,
         )
 
@@ -212,8 +221,9 @@ class Steering:
         now = self._clock.monotonic()
         book = self._returns.setdefault(plan.call.model, Returns())
         at = book.promise(
-            _name(plan.call), plan.work_s, outlook.does_per_s, now + retry_after_s, now
-        )
+            _name(plan.call), plan.work_s, outlook.does_per_s, now + retry_after_s, now,
+            tenant=plan.call.principal.tenant,
+        )  # fmt: skip
         return at - now
 
     def _own_class_s(self, plan: Plan, all_s: float) -> float:
@@ -292,6 +302,10 @@ class Steering:
             self._offered[key] = bounds
             rank = None if is_all else self._classes[name].rank
             self._ledger.offer(model, bounds, rank=rank)
+
+
+def _shrinks(pool: Pool) -> bool:
+    return any(s.health.state is HealthState.DRAINING for s in pool.standings)
 
 
 def _name(call: Call) -> int:

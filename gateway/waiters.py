@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.queue.order import BURST_CALLS
+
 
 @dataclass(slots=True)
 class Waiters:
@@ -39,10 +41,11 @@ class Waiters:
     ) -> float:
         """Give the work of a call's own class that is served before it, of `all_s` in all.
 
-        Formula: `mine * all weights / own weight + call / 2 * others' weights / own weight`, where
-        mine is what the tenant has waiting already: while it works that off, the others work off
-        their shares, and of a round of calls half is before this one on average. Never more than
-        all. Seen from this gateway alone, whose callers stand for all.
+        Formula: `mine + (mine - burst) * others / own weight + call / 2 * others / own weight`,
+        where mine is what the tenant has waiting already and others the sum of their weights: while
+        the tenant works off what is beyond its burst of calls, the others work off their shares,
+        and of a round of calls half is before this one on average.
+        Never more than all. Seen from this gateway alone, whose callers stand for all.
         """
         of = self._work_s.get(rank)
         if not of:
@@ -50,5 +53,6 @@ class Waiters:
         own_weight = weights.get(tenant, 1.0)
         others = sum(weights.get(name, 1.0) for name in of if name != tenant)
         mine_s = of.get(tenant, 0.0)
-        round_s = mine_s * (own_weight + others) + 0.5 * own_s * others
+        turns_s = max(0.0, mine_s - BURST_CALLS * own_s)
+        round_s = mine_s * own_weight + turns_s * others + 0.5 * own_s * others
         return min(all_s, round_s / own_weight)

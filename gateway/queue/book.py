@@ -209,13 +209,13 @@ class Book:
         sequences, kv_tokens = own.sequences, _bound(own.kv_tokens)
         for rank in load.ranks:
             other = self.bounds.of(replica_id, rank)
-            if other is not None:
+            if other is not None and other.sequences:  # what must leave binds nobody else
                 sequences = min(sequences, other.sequences)
                 kv_tokens = min(kv_tokens, _bound(other.kv_tokens))
-        if load.sequences + 1 > sequences:
+        if load.sequences + 1 + own.spare > sequences:
             return Fit.FULL
         enough = (
-            _enough(load.sequences, cost.sequences, sequences)
+            _enough(load.sequences, cost.sequences, sequences - own.spare)
             and _enough(load.kv_tokens, cost.kv_tokens, kv_tokens)
             and _enough(load.prefill_tokens, cost.prefill_tokens, _bound(own.prefill_tokens))
         )

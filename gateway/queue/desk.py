@@ -255,6 +255,7 @@ class Desk:
             max(min(1, candidate.sequences), candidate.sequences // among),
             None if kv is None else kv // among,
             None if prefill is None else prefill // among,
+            candidate.spare // among,
         )
 
     def _silent(self) -> dict[str, int]:

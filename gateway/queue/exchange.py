@@ -86,6 +86,7 @@ def bounds(candidate: Candidate, rank: int | None) -> Operation:
         max(0, candidate.sequences),
         "" if candidate.kv_tokens is None else max(0, candidate.kv_tokens),
         "" if candidate.prefill_tokens is None else max(0, candidate.prefill_tokens),
+        max(0, candidate.spare),
     )
 
 

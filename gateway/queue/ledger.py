@@ -27,13 +27,15 @@ class Candidate:
     `sequences` and `kv_tokens` bound what runs there with the call itself; while calls of several
     classes run there the tightest bound of them holds. `prefill_tokens` bounds the prompt tokens
     in flight there, for this class alone. None: no bound. A call that is larger than a token
-    bound may run where no other call holds such tokens.
+    bound may run where no other call holds such tokens. `spare` is how many of `sequences` the
+    class leaves free there for others; that binds no other class.
     """
 
     replica_id: str
     sequences: int
     kv_tokens: int | None = None
     prefill_tokens: int | None = None
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

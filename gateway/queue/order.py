@@ -2,8 +2,9 @@
 
 Classes by rank. Inside a class, tenants by start-time fair queueing (Goyal, Vin, Cheng: SIGCOMM
 1996): a tenant's calls carry tags that grow by work / weight, the least start tag is next, and a
-tenant that comes back starts at the class's virtual time, so that idling saves nothing up. Inside
-a tenant, the earliest first-token deadline, then the first to come.
+tenant that comes back starts a few calls before the class's virtual time, if it has not used them:
+a tenant within its share may come in small bursts, and idling saves no more than that up. Inside a
+tenant, the earliest first-token deadline, then the first to come.
 
 A class that waits while others are served gets one slot out of turn every `starvation_s` seconds.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from gateway.queue.ledger import Ask, Backlog
 
 STARVATION_S = 2.0
+BURST_CALLS = 8.0  # of its own that a tenant which comes back may have before others take turns
 _MOST_TAGS = 1024
 
 
@@ -91,7 +93,8 @@ class Order:
             of.passed_since = now
         if ask.tenant not in of.calls:
             of.calls[ask.tenant] = []
-            of.enter(ask.tenant, max(of.virtual, of.finish.get(ask.tenant, 0.0)))
+            early = of.virtual - BURST_CALLS * work_us(ask) / ask.weight
+            of.enter(ask.tenant, max(early, of.finish.get(ask.tenant, 0.0)))
         insort(of.calls[ask.tenant], _place(waiting))
         of.count += 1
         of.work_us += work_us(ask)

@@ -19,9 +19,9 @@ class Prospect:
     """One routable replica at one instant.
 
     `bounds` are by class name; `foreign_*` is what runs there beyond the ledger's slots (callers
-    that go round us); `call_s` is the seconds that a mean call keeps it busy at the pace that its
-    tightest class allows, the unit of work ahead; `load_at` (Unix seconds) is when its load was
-    last seen, None where never.
+    that go round us); `call_s` is the seconds that a mean call's answer keeps it busy at the pace
+    that its tightest class allows, the unit of work ahead; `load_at` (Unix seconds) is when its
+    load was last seen, None where never.
     """
 
     replica: Replica
@@ -113,3 +113,12 @@ def busy_s(law: StepLaw, mix: Mix, tpot_s: float | None) -> float:
     """Give how long a mean call keeps a replica busy: its work over the share left for work."""
     share = 1.0 if tpot_s is None else max(0.1, 1.0 - law.c0_s / (STEP_MARGIN * tpot_s))
     return work_s(law, mix) / share
+
+
+def decode_busy_s(law: StepLaw, mix: Mix, tpot_s: float | None) -> float:
+    """Give how long a mean call keeps a replica busy once its prompt is done.
+
+    Prompts in flight are counted by themselves, so the share of `busy_s` that is prefill is not.
+    """
+    whole = work_s(law, mix)
+    return busy_s(law, mix, tpot_s) * (1.0 - law.c_tok_s * mix.input_tokens / whole)

@@ -108,7 +108,7 @@ def _scored(prospect: Prospect, question: Question) -> Scored:
     prediction = predict(prospect, held, size, question.mix, cached_tokens=cached_tokens)
     bound = prospect.bounds[question.class_name]
     missing = size.prompt_tokens - cached_tokens
-    has_room = held.sequences < bound.sequences and (
+    has_room = held.sequences + bound.spare < bound.sequences and (
         bound.prefill_tokens is None
         or prediction.ahead_tokens == 0
         or prediction.ahead_tokens + missing <= bound.prefill_tokens

@@ -60,3 +60,12 @@ def test_a_mixed_fleet_is_used_to_its_speeds_without_being_told() -> None:
     full = capacity_per_s(laws, workload.mix, INTERACTIVE)
     tally = measure(laws, 0.65 * full, workload, seconds=20.0)["interactive"]
     assert tally.good >= 0.96 * tally.sent
+
+
+def test_a_tenant_that_sends_ten_times_its_share_costs_the_others_little() -> None:
+    each = 0.7 * capacity_per_s([LAW] * 8, Workload().mix, INTERACTIVE) / 4
+    rates = {"greedy": 10 * each, "a": each, "b": each, "c": each}
+    workload = Workload(tenants=rates)
+    tallies = measure([LAW] * 8, sum(rates.values()), workload, seconds=30.0)
+    others = [tallies[f"interactive/{name}"] for name in "abc"]
+    assert sum(t.good for t in others) >= 0.98 * sum(t.sent for t in others)

@@ -51,7 +51,7 @@ def test_replicas_stay_what_they_were() -> None:
 def test_what_a_tight_class_needs_whole_it_has_alone_and_the_last_one_in_common() -> None:
     found = kept_levels({"interactive": 1.4, "server": 2.0})
     alone = [r for r, level in found.items() if level.alone]
-    assert len(alone) == 2  # 1.2 * 1.4 / 0.7 = 2.4
+    assert len(alone) == 2  # 1.3 * 1.4 / 0.7 = 2.6
     assert not kept_levels({"interactive": 0.1, "server": 2.0})["r0"].alone
 
 

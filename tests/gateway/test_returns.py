@@ -48,3 +48,10 @@ def test_promises_are_bounded_and_never_in_the_past(
         assert book.promise(name, work_s, 2.0, earliest=now + 1.0, now=now) >= now + 1.0
         assert len(book.due) <= MOST
         assert book.work_until(now + 1e9, now) >= 0.0
+
+
+def test_what_one_tenant_was_promised_is_not_ahead_of_another() -> None:
+    book = Returns()
+    book.promise(1, 0.5, 1.0, 1.0, 0.0, tenant="flood")
+    assert book.work_until(9.0, 0.0, tenant="flood") == 0.5
+    assert book.work_until(9.0, 0.0, tenant="other") == 0.0

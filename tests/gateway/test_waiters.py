@@ -19,10 +19,17 @@ def test_a_flood_is_ahead_of_its_own_tenant_and_not_of_another() -> None:
     assert waiters.ahead_s(0, "other", 0.1, 10.0, {}) == pytest.approx(0.05)
 
 
+def test_a_burst_of_a_few_calls_waits_for_itself_alone() -> None:
+    waiters = Waiters()
+    waiters.join(0, "flood", 50.0)
+    waiters.join(0, "other", 0.4)
+    assert waiters.ahead_s(0, "other", 0.1, 50.4, {}) == pytest.approx(0.45)
+
+
 def test_weights_are_shares() -> None:
     waiters = Waiters()
-    waiters.join(0, "a", 1.0)
-    waiters.join(0, "b", 1.0)
+    waiters.join(0, "a", 10.0)  # far beyond a burst
+    waiters.join(0, "b", 10.0)
     light = waiters.ahead_s(0, "a", 0.1, 100.0, {"a": 1.0, "b": 4.0})
     heavy = waiters.ahead_s(0, "a", 0.1, 100.0, {"a": 4.0, "b": 1.0})
     assert light > 3 * heavy

@@ -8,7 +8,7 @@
 --   l lease                 end a wait; where a slot was granted meanwhile, give it back
 --   r lease replica         release
 --   f lease replica         first token
---   b rank replica sequences kv prefill    bounds of a class ("*": of all) for this gateway
+--   b rank replica sequences kv prefill spare    bounds of a class ("*": of all) for this gateway
 --   u replicas              those that this gateway may use; its bounds on all others go
 --   o replicas              hand over what is free there
 --   h lease replica rank sequences kv prefill work_us     a slot that this gateway holds (restore)
@@ -32,7 +32,7 @@
 
 local base, gateway, batch, mode = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now, starvation_s, channel = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local MOST_PASSED_OVER, MOST_LOOKED_AT, MOST_TAGS, PAGE = 8, 256, 1024, 8
+local MOST_PASSED_OVER, MOST_LOOKED_AT, MOST_TAGS, BURST_CALLS, PAGE = 8, 256, 1024, 8, 8
 local ROOM, FULL, SHORT = 1, 2, 3
 local call, pack, unpack_, huge = redis.call, cmsgpack.pack, cmsgpack.unpack, math.huge
 local K_GATEWAYS, K_META, K_LOAD, K_WAIT = base .. ':gateways', base .. ':meta', base .. ':load', base .. ':wait'
@@ -108,11 +108,11 @@ local function book(replica, lease, sign)
   if sign < 0 then closed[replica] = nil end
 end
 
--- Bounds: {sequences, kv, prefill}; false where the gateway may not use the replica.
+-- Bounds: {sequences, kv, prefill, spare}; false where the gateway may not use the replica.
 
 local function bounds_from(text)
-  local sequences, kv, prefill = string.match(text, '^(%d+) (%d*) (%d*)$')
-  return {tonumber(sequences), tonumber(kv) or huge, tonumber(prefill) or huge}
+  local sequences, kv, prefill, spare = string.match(text, '^(%d+) (%d*) (%d*) (%d+)$')
+  return {tonumber(sequences), tonumber(kv) or huge, tonumber(prefill) or huge, tonumber(spare)}
 end
 
 local function view_of(who, rank)
@@ -184,10 +184,11 @@ local function limits(who, replica, rank)
   local load, sequences, kv = load_of(replica), own[1], own[2]
   for other_rank in pairs(load[4]) do
     local other = other_rank ~= rank and bounds_of(who, replica, other_rank)
-    if other then
+    if other and other[1] > 0 then -- what must leave binds nobody else
       sequences, kv = math.min(sequences, other[1]), math.min(kv, other[2])
     end
   end
+  sequences = sequences - own[4] -- what it leaves free for others
   if load[1] + 1 > sequences then return close(who, replica, rank) end
   return load, sequences, kv, own[3]
 end
@@ -213,6 +214,12 @@ local function finish_of(rank, tenant)
   return finishes[key]
 end
 
+-- A tenant that comes back starts a few calls early, if it has not used them.
+local function start_of(waiting)
+  local rank, tenant = waiting[2], waiting[3]
+  return math.max(class_of(rank)[1] - BURST_CALLS * waiting[5] / waiting[4], finish_of(rank, tenant))
+end
+
 local function set_finish(rank, tenant, tag)
   local key = rank .. ':' .. tenant
   finishes[key], charged[key] = tag, true
@@ -225,7 +232,7 @@ local function join(lease, waiting, first_token_by)
   call('HSET', K_WAIT, lease, pack(waiting))
   if call('ZADD', queue_key(rank, tenant), first_token_by, member(lease, waiting[1])) == 1
     and call('ZCARD', queue_key(rank, tenant)) == 1 then
-    call('ZADD', base .. ':t:' .. rank, exact(math.max(class[1], finish_of(rank, tenant))), tenant)
+    call('ZADD', base .. ':t:' .. rank, exact(start_of(waiting)), tenant)
   end
   class[3], class[4] = class[3] + 1, class[4] + waiting[5]
 end
@@ -410,7 +417,7 @@ function operations.a()
     if seen == 5 then read_ahead(lines(candidates), rank) end
     if fit(gateway, replica, waiting) == ROOM then
       if not joined and not any_waiting() then
-        charge(waiting, math.max(class_of(rank)[1], finish_of(rank, tenant)))
+        charge(waiting, start_of(waiting))
         give(lease, waiting, replica)
         return
       end
@@ -466,7 +473,7 @@ end
 
 function operations.b()
   local rank, replica = next_field(), next_field()
-  local text = next_field() .. ' ' .. next_field() .. ' ' .. next_field()
+  local text = next_field() .. ' ' .. next_field() .. ' ' .. next_field() .. ' ' .. next_field()
   local key = base .. ':view:' .. gateway
   if rank == '*' then
     call('HSET', key, replica, text)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -232,6 +233,29 @@ async def test_the_tightest_class_on_a_replica_bounds_it(ledger: Inspectable) ->
     await ledger.acquire(ask("3", "a", limit=4, rank=1), within_s=5)
     with pytest.raises(TimeoutError):
         await ledger.acquire(ask("fast 2", "a", limit=2, rank=0), within_s=0.05)
+
+
+async def test_a_class_leaves_spare_sequences_to_others(ledger: Inspectable) -> None:
+    await ledger.acquire(ask("fast 1", "a", limit=3, rank=0), within_s=5)
+    roomy = Ask(call_id="slow", model=MODEL, candidates=(Candidate("a", 3, spare=1),), rank=1)
+    slow = await ledger.acquire(roomy, within_s=5)
+    waiting = await Caller(ledger).queue(replace(roomy, call_id="slow 2"))
+    fast = await ledger.acquire(ask("fast 2", "a", limit=3, rank=0), within_s=5)
+    assert not waiting.done()
+    ledger.release(fast)
+    ledger.release(slow)
+    await waiting
+
+
+async def test_a_class_that_may_not_be_filled_any_more_binds_nobody(ledger: Inspectable) -> None:
+    await ledger.acquire(ask("slow", "a", limit=4, rank=1), within_s=5)
+    ledger.offer(MODEL, (Candidate("a", 0),), rank=1)
+    await ledger.acquire(ask("fast", "a", limit=2, rank=0), within_s=5)
+    with pytest.raises(TimeoutError):
+        await ledger.acquire(
+            Ask(call_id="slow 2", model=MODEL, candidates=(Candidate("a", 0),), rank=1),
+            within_s=0.05,
+        )
 
 
 async def test_a_class_that_is_full_leaves_room_to_the_next(ledger: Inspectable) -> None:
