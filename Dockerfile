@@ -1,5 +1,5 @@
-# Three images: `sluice` (the default: gateways, workers, leases, simulated replicas), `autoscaler` and `loadtest`, each
-# under 200 MB above its base. No torch: engines have images of their own. The base is a variable, so that a mirror or a
+# Three images: `sluice` (the default: gateways, workers, leases, simulated replicas), `autoscaler` and `loadtest`. The first two
+# are under 200 MB above their base. No torch: engines have images of their own. The base is a variable, so that a mirror or a
 # digest can be named:
 #   docker build --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:... .
 ARG PYTHON_IMAGE=python:3.11-slim

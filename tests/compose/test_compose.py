@@ -99,6 +99,11 @@ def stream(client: openai.OpenAI, tokens: int, on_first: threading.Event | None 
     return used
 
 
+def test_the_files_are_valid_with_all_profiles() -> None:
+    profiles = ("rocm", "proxy", "autoscale", "observability", "loadtest")
+    Project("sluice-config").run(*(f"--profile={each}" for each in profiles), "config", "--quiet")
+
+
 def test_a_stream_comes_through(client: openai.OpenAI) -> None:
     assert stream(client, 40) == 40
 
@@ -117,7 +122,7 @@ def test_a_video_is_made_and_can_be_fetched(client: openai.OpenAI) -> None:
 
 
 def test_containers_have_no_more_rights_than_they_need(project: Project) -> None:
-    for service in ("gateway", "worker", "simulated"):
+    for service in ("gateway", "worker", "autoscaler", "simulated"):
         (found, *_) = project.containers(service)
         host = found["HostConfig"]
         assert found["Config"]["User"] == "10001:10001"
@@ -157,7 +162,7 @@ def test_no_call_is_lost_when_any_one_process_is_killed(
         until(lambda: load.answered > 10, "no load")
         for service, index in (
             *(("redis", 0), ("simulated", 0), ("simulated", 1)),
-            *(("gateway", 1), ("worker", 0), ("simulated-video", 0)),
+            *(("gateway", 1), ("worker", 0), ("autoscaler", 0), ("simulated-video", 0)),
         ):
             answered = load.answered
             project.kill(service, index)
