@@ -45,6 +45,15 @@ ANTHROPIC_ERROR_SCHEMA: dict[str, Any] = {
         },
     },
 }
+# Before OpenAPI 3.2 the schema of a stream describes each event of it.
+EVENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {"type": "string", "description": "JSON, or [DONE] at the end."},
+        "event": {"type": "string"},
+    },
+}
 
 
 def _error(schema: str) -> dict[str, Any]:
@@ -63,7 +72,7 @@ def described(
     """Give the `openapi_extra` of a route: its body by a struct, its answers, its errors."""
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": EVENT_SCHEMA}
     return {
         "requestBody": {
             "required": True,

@@ -290,4 +290,6 @@ async def test_a_class_that_is_passed_over_gets_a_slot_in_the_end(redis_url: str
         assert served > 1
         impatient.release(held)
         await emptied(impatient, "a")
+        if isinstance(impatient, RedisLedger):
+            await impatient.aclose()
     await client.aclose()
