@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import orjson
 import structlog
 from redis.asyncio import Redis
@@ -36,10 +37,12 @@ class Told:
     kept: Mapping[str, Mapping[str, tuple[str, bool]]]
 
     @classmethod
-    def read(cls, raw: bytes) -> "Told":
-        """Read what was written."""
-        found = orjson.loads(raw)
-        return cls(float(found["at"]), found["demand"], found["kept"])
+    def read(cls, raw: bytes) -> "Told | None":
+        """Read what was written; None for what is not ours to understand."""
+        try:
+            return msgspec.json.decode(raw, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
 
 
 class Agreement:
@@ -58,7 +61,7 @@ class Agreement:
         while True:
             try:
                 others = await self._exchange(self._clock.now())
-            except (RedisError, OSError, ValueError, KeyError) as error:
+            except (RedisError, OSError) as error:
                 _log.debug("no_agreement", error=str(error)[:200])
                 others = {}
             self._take(others)
@@ -77,7 +80,8 @@ class Agreement:
             batch.hset(KEY, self._name, self._told(now))
             batch.hgetall(KEY)
             _, found = await batch.execute()
-        told = {name.decode(): Told.read(raw) for name, raw in found.items()}
+        read = {name.decode(errors="replace"): Told.read(raw) for name, raw in found.items()}
+        told = {name: each for name, each in read.items() if each is not None}
         if gone := [name for name, each in told.items() if each.at < now - FORGOTTEN_S]:
             await cast(Any, self._redis.hdel(KEY, *gone))
         told.pop(self._name, None)

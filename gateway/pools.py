@@ -183,12 +183,16 @@ class Pools:
         if not ids:
             state.kept_for = {}
             return
+        if state.agreed is not None:  # by a process whose file may name other classes
+            state.kept_for = {
+                id_: level
+                for id_, level in state.agreed.items()
+                if id_ in speeds and level.name in self._classes
+            }
+            return
         each = {
             n: sum(self._does_per_s(state, s, n) for s in speeds.values()) / len(ids) for n in alive
         }
-        if state.agreed is not None:
-            state.kept_for = {id_: level for id_, level in state.agreed.items() if id_ in speeds}
-            return
         demand = {n: state.asked_per_s(n, now) for n in alive}
         generous = bool(alive) and self._classes[alive[-1]].targets(state.model).tpot_s is None
         state.kept_for = levels(alive, demand, each, ids, state.kept_for, generous=generous)
