@@ -72,8 +72,12 @@ class Line(asyncio.Protocol):
             if self._transport is None:
                 self._reader = _reader()
                 connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-                async with asyncio.timeout(self._answer_s):
-                    await connection.connect()
+                try:
+                    async with asyncio.timeout(self._answer_s):
+                        await connection.connect()
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
                 self._writer = hand_over(connection, self)
                 self._transport = self._writer.transport
 

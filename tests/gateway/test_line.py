@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 
+from backends.store import connect
 from gateway.line import Line
 
 
@@ -56,3 +57,19 @@ async def test_a_store_that_is_not_there_is_told(free_port: int) -> None:
     line = Line(Redis.from_url(f"redis://127.0.0.1:{free_port}"), answer_s=2.0)
     with pytest.raises(ConnectionError):
         await line.ask("PING")
+
+
+async def test_a_store_that_takes_connections_and_says_nothing_is_given_up(free_port: int) -> None:
+    closed = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the other side closes
+        writer.close()
+        closed.set()
+
+    client = connect(f"redis://127.0.0.1:{free_port}")
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", free_port):
+        with pytest.raises((OSError, RedisError)):
+            await Line(client, answer_s=0.2).ask("PING")
+        await asyncio.wait_for(closed.wait(), 10)
+    await client.aclose()
