@@ -4,7 +4,6 @@ A wish is the key `sluice:restart:<replica>`; who holds the replica's lease take
 empties the engine. Where nobody can (the engine was started by others), the wish is left and goes.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from redis.asyncio import Redis
@@ -47,7 +46,7 @@ async def obey(
                 if wished is not None and await redis.delete(_key(each)):
                     restart(each)
         except (RedisError, OSError):
-            await asyncio.sleep(0)  # the store is away; a wish waits, or is forgotten
+            continue  # the store is away; a wish waits, or is forgotten
 
 
 def _key(replica_id: str) -> str:

@@ -111,8 +111,8 @@ end
 -- Bounds: {sequences, kv, prefill, spare}; false where the gateway may not use the replica.
 
 local function bounds_from(text)
-  local sequences, kv, prefill, spare = string.match(text, '^(%d+) (%d*) (%d*) (%d+)$')
-  return {tonumber(sequences), tonumber(kv) or huge, tonumber(prefill) or huge, tonumber(spare)}
+  local sequences, kv, prefill, spare = string.match(text, '^(%d+) (%d*) (%d*) ?(%d*)$')
+  return {tonumber(sequences), tonumber(kv) or huge, tonumber(prefill) or huge, tonumber(spare) or 0}
 end
 
 local function view_of(who, rank)
