@@ -20,8 +20,10 @@ from gateway.config_file import Document, FileError, KeyPath, parse, read
 from gateway.settings import Settings
 
 PREFIX = "SLUICE_"
-# Variables of ours that are no settings: they are read before there are any.
-NOT_SETTINGS = frozenset({"SLUICE_CACHE_DIR", "SLUICE_TORCH_INDEX", "SLUICE_CONFIG"})
+# Variables of ours that are no settings: read before there are any, or a client's own.
+NOT_SETTINGS = frozenset(
+    {"SLUICE_API_KEY", "SLUICE_CACHE_DIR", "SLUICE_TORCH_INDEX", "SLUICE_CONFIG"}
+)
 # Kubernetes tells every container about a Service named `sluice` by variables of these names.
 _KUBERNETES = re.compile(r"SLUICE_SERVICE_(HOST|PORT)(_\w+)?|SLUICE_PORT_\d+_\w+")
 _SHOWN_ERRORS = 20

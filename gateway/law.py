@@ -6,6 +6,7 @@ that each replica's own reports decide, so that a fleet of mixed speeds needs no
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 
 from backends.capacity import StepLaw
 from backends.fleet import Load, Replica
@@ -21,8 +22,9 @@ _FALLBACK_HARDWARE = "mi355x"
 class Speed:
     """What is believed of one replica at `at` (Unix seconds; 0: nothing was ever learnt).
 
-    `prefill_token_s` is the seconds per uncached prompt token; `trusted_running` is how many calls
-    at once the law may be stretched to; `residual` its mean relative error of late.
+    `prefill_token_s` is the seconds per uncached prompt token. The law is believed for up to
+    `trusted_running` calls at once; each one beyond is taken to cost `doubt` times what it says
+    (infinite: no more are given). `residual` is its mean relative error of late.
     """
 
     law: StepLaw
@@ -31,6 +33,7 @@ class Speed:
     trusted_running: float
     residual: float
     at: float
+    doubt: float = inf
 
 
 class _Learner:
@@ -60,6 +63,7 @@ class _Learner:
             max(TRUSTED_RUNNING, BEYOND * self.seen_running),
             self.fit.residual,
             self.at,
+            self.fit.doubt,
         )
 
 

@@ -5,6 +5,7 @@ hardware has them: two unknowns, which a replica's reports tell apart, where fou
 """
 
 from dataclasses import dataclass
+from math import inf, sqrt
 
 from backends.capacity import StepLaw
 from backends.fleet import Load
@@ -19,6 +20,7 @@ _C0_TRUST = 0.05  # what the profile's c0 weighs, in observations
 _SLOWNESS_TRUST = 1e-5
 _OUTLIER = 4.0  # mean residuals: farther observations count for less
 _REGIME = 4  # so many outliers in a row are no outliers
+_LEAST_SEEN, _LEAST_ERROR = 4, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,23 @@ class Fit:
         return StepLaw(
             self.c0_s, self._profile.c_tok_s * self.slowness, self._profile.c_kv_s * self.slowness
         )
+
+    @property
+    def doubt(self) -> float:
+        """By what factor token work may cost more than the law says, as far as was seen.
+
+        Formula: `(slowness + 2*se) / slowness` with `se = error * sqrt(cc / determinant)` of the
+        least squares, error the mean residual of late, 1 % at least: near 1 where windows of
+        different load agree, large where all were alike, infinite before four were seen.
+        """
+        if self.seen < _LEAST_SEEN:
+            return inf
+        cc, cs, ss, *_ = self._sums
+        determinant = cc * ss - cs * cs
+        if determinant <= 1e-12 * cc * ss:
+            return inf
+        error = max(self.residual, _LEAST_ERROR)
+        return 1.0 + 2.0 * error * sqrt(cc / determinant) / self.slowness
 
     def work_s(self, decoding: float, prefill: float, kv: float) -> float:
         """Give the token work of a step at the profile's speed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,16 @@ class Generator:
         self._conductor.run(started_ns)
 
     def _warm_up(self, count: int) -> None:
-        """Send queries, two at a time, and wait for them, whatever becomes of them."""
-        left = iter(range(count))
-        jobs = [gevent.spawn(self._warm_lane, left) for _ in range(2)]
+        """Send queries, all at once, and wait for them, whatever becomes of them."""
+        jobs = [gevent.spawn(self._warm_one, index) for index in range(count)]
         gevent.joinall(jobs, timeout=_WARM_UP_S)
         gevent.killall(jobs)
 
-    def _warm_lane(self, left: Iterator[int]) -> None:
-        for index in left:
-            ended = AsyncResult()
-            sample = self._plan.dataset.sample(index)
-            self._exchange.begin(Query(-1, index, 0), sample, 0, partial(_note, ended))
-            ended.get()
+    def _warm_one(self, index: int) -> None:
+        ended = AsyncResult()
+        sample = self._plan.dataset.sample(index)
+        self._exchange.begin(Query(-1, index, 0), sample, 0, partial(_note, ended))
+        ended.get()
 
     def stop(self) -> None:
         """Give up: what is in flight is recorded as unfinished before this returns."""

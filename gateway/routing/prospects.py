@@ -76,15 +76,18 @@ def slots(
     """Say how many calls of a mix may run at once within a TPOT limit; at least one.
 
     Formula: `(tau - c0) / (c_tok + prefill*in/out + c_kv*resident)`, with tau = 0.85 of the limit
-    times `pace` (what measured TPOT has taught, 1 to begin with). Never above `most_running`, nor
-    above what the law is trusted for.
+    times `pace` (what measured TPOT has taught, 1 to begin with). Beyond `trusted_running` each
+    costs `doubt` times as much, for steps were not seen so long yet. Never above `most_running`.
     """
-    most = min(most_running, int(speed.trusted_running))
+    trusted = speed.trusted_running
     if targets.tpot_s is None:
-        return max(1, min(most_running, 4 * most))
+        return max(1, min(most_running, 4 * int(trusted)))
     law = speed.law
     tau_s = STEP_MARGIN * targets.tpot_s * pace
-    return max(1, min(most, int((tau_s - law.c0_s) / per_sequence_s(speed, mix))))
+    fit = (tau_s - law.c0_s) / per_sequence_s(speed, mix)
+    if fit > trusted:
+        fit = trusted + (fit - trusted) / speed.doubt
+    return max(1, min(most_running, int(fit)))
 
 
 def per_sequence_s(speed: Speed, mix: Mix) -> float:

@@ -1,5 +1,7 @@
 """The step law is learnt from reports alone: speeds that nobody told, outliers, cold engines."""
 
+from dataclasses import replace
+from math import inf
 from random import Random
 
 import orjson
@@ -7,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.capacity import StepLaw
+from backends.capacity import Mix, StepLaw
 from backends.fleet import DecodeMoments, Load, Replica
 from backends.hardware import profile
 from backends.sglang import parse_loads
 from backends.simulated.core import EngineCore, EngineLimits, Sequence
 from backends.simulated.reports import loads
+from backends.slo import Targets
 from gateway.law import TRUSTED_RUNNING, LiveLaw
 from gateway.law_fit import Fit, window
+from gateway.routing.prospects import slots
 
 MODEL = "llama2-70b"
 KNOWN = profile(MODEL, "mi355x").law
@@ -79,6 +83,30 @@ def test_the_law_is_trusted_no_farther_than_it_was_seen() -> None:
     assert live.speed(replica()).trusted_running == TRUSTED_RUNNING
     drive(live, replica(), KNOWN, per_s=100, seconds=10)
     assert live.speed(replica()).trusted_running > 2 * TRUSTED_RUNNING
+
+
+def test_a_law_that_was_seen_at_several_loads_is_doubted_little_beyond_them() -> None:
+    live = LiveLaw()
+    assert live.speed(replica()).doubt == inf
+    drive(live, replica(), KNOWN, per_s=20, seconds=20)
+    seen = live.speed(replica())
+    assert 1.0 < seen.doubt < 2.0
+    mix, targets = Mix(294, 294), Targets(ttft_s=0.45, tpot_s=0.04)
+    trusted = replace(seen, doubt=inf)
+    assert slots(trusted, mix, targets, most_running=2048) == int(seen.trusted_running)
+    more = slots(seen, mix, targets, most_running=2048)
+    sure = slots(replace(seen, doubt=1.0), mix, targets, most_running=2048)
+    assert seen.trusted_running < more < sure
+
+
+def test_windows_that_were_all_alike_leave_the_law_in_doubt() -> None:
+    fit = Fit(KNOWN)
+    for _ in range(30):
+        fit.observe(0.0106, 3e-5)
+    alike = fit.doubt
+    for index in range(30):
+        fit.observe(0.0105 + 1e-4 * index, 1e-4 * index)
+    assert fit.doubt < 2.0 < 10.0 < alike
 
 
 def load(at: float, steps: float, t_us: float, batch: float = 16.0, running: int = 16) -> Load:

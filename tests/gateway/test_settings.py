@@ -72,7 +72,8 @@ def test_a_variable_may_hold_a_whole_section() -> None:
         {"SLUICE_PORT": "tcp://10.0.0.1:8000"},
         {"SLUICE_PORT_8000_TCP_ADDR": "10.0.0.1"},
         {"SLUICE_SERVICE_PORT_HTTP": "8000", "SLUICE_SERVICE_HOST": "10.0.0.1"},
-        {"SLUICE_CACHE_DIR": "/cache", "SLUICE_TORCH_INDEX": "http://x", "SLUICE_CONFIG": "f"},
+        {"SLUICE_CACHE_DIR": "/cache", "SLUICE_TORCH_INDEX": "http://x", "SLUICE_CONFIG": "f"}
+        | {"SLUICE_API_KEY": "sk-a-client-exported-it"},
         {"SLUICE_HOST": ""},
     ],
 )
