@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: bench bench-batch bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
+.PHONY: bench bench-batch bench-certify bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make bench     CPU, delay and memory per call and chunk beside nginx and other routers (minutes)"
 	@echo "make bench-slo goodput at and past the knee against other policies (minutes; ARGS='...')"
 	@echo "make bench-batch what a batch costs interactive calls, and gets (ARGS='...')"
+	@echo "make bench-certify what one core of the load generator carries, how often a verdict is wrong, what a search costs"
 	@echo "make clean     remove .venv and caches in the tree (not the engine's cache)"
 
 $(BIN)/python:
@@ -121,6 +122,12 @@ bench-slo: $(DEV)
 	$(BIN)/python -m bench.slo $(ARGS)
 	$(BIN)/python -m bench.slo_rows $(SLO_ARGS)
 	$(BIN)/python -m bench.decide
+
+# The load generator and its verdict; the first needs gcc.
+bench-certify: $(DEV)
+	$(BIN)/python -m bench.certify.generator $(ARGS)
+	$(BIN)/python -m bench.certify.verdicts
+	$(BIN)/python -m bench.certify.search
 
 # Interactive calls alone and beside a batch on the same replicas.
 bench-batch: $(DEV)

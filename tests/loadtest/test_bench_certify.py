@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 
+from bench.certify import generator
 from bench.certify.search import Fleet, search
 from bench.certify.verdicts import Case, count_valid, safe_share
 
@@ -42,3 +44,14 @@ def test_a_benchmark_fleet_has_its_limit_at_its_knee() -> None:
     assert found.qps is not None
     assert found.qps == pytest.approx(20.0, rel=0.035)
     assert found.queries <= 0.25 * found.sweep_queries
+
+
+@pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("cc")), reason="needs a C compiler")
+def test_the_generator_is_measured_at_a_load_that_it_carries_whole(
+    capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    arguments = ["--rate", "30", "--chunks", "20", "--seconds", "2", "--port", str(free_port)]
+    assert generator.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "CPU per chunk" in told
+    assert "per query beside its chunks" in told
