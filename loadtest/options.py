@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -70,8 +70,13 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
     page).
     """
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
-    secret: dict[str, Any] = {"is_secret": True} if locust else {}
-    add = parser.add_argument
+    secret: dict[str, Any] = {"is_secret": True, "env_var": "SLUICE_API_KEY"} if locust else {}
+    _add_load(parser.add_argument, hidden)
+    _add_endpoint(parser.add_argument, hidden, secret)
+
+
+def _add_load(add: Callable[..., object], hidden: dict[str, Any]) -> None:
+    """Declare what is sent, and when."""
     add(
         "--scenario",
         default="server",
@@ -91,8 +96,12 @@ def add_run_options(parser: Any, *, locust: bool = False) -> None:
     add("--trace-start", type=float, default=0.0, help="seconds into the trace")
     add("--trace-speed", type=float, default=1.0, help="replay so many times as fast")
     add("--burst-size", type=int, default=10, help="queries per burst (with --arrival burst)")
-    if locust:
-        secret["env_var"] = "SLUICE_API_KEY"
+
+
+def _add_endpoint(
+    add: Callable[..., object], hidden: dict[str, Any], secret: dict[str, Any]
+) -> None:
+    """Declare how the endpoint is spoken to, and what becomes of it."""
     add("--api-key", default="", help="sent as a bearer token", **secret)
     add("--insecure", action="store_true", help="do not verify TLS certificates", **hidden)
     add("--timeout", type=float, default=600.0, help="seconds until a query counts as unanswered")

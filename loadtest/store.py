@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,9 @@ def read_status(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+_TIME = re.compile(r"\b\d+(\.\d+)?(?= ?(s|ms|seconds?)\b)")  # "Try again in 5 s"
+
+
 class Errors:
     """Counts what went wrong, in the words of who said it, the rarest kinds cut off."""
 
@@ -72,8 +76,8 @@ class Errors:
         self.counts: Counter[str] = Counter()
 
     def add(self, text: str, times: int = 1) -> None:
-        """Count one error; beyond the bound all new kinds share one line."""
-        text = text[:200]
+        """Count one error: those that differ in a time are one kind, all beyond the bound too."""
+        text = _TIME.sub("N", text[:200])
         if text not in self.counts and len(self.counts) >= self._most:
             text = "(others)"
         self.counts[text] += times

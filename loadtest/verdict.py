@@ -101,31 +101,18 @@ def judge(
     run was stopped before its schedule ended; the verdict is then INCOMPLETE whatever the figures
     say.
     """
-    reasons: list[Reason] = []
-    token_rules = rules.token_latencies
-    latency = figures.distribution(figures.latency(log), rules.percentile, rules.latency_ns)
-    ttft = tpot = None
-    if token_rules:
-        ttft = figures.distribution(figures.first_token(log), rules.percentile, rules.ttft_ns)
-        tpot = figures.distribution(figures.per_token(log), rules.percentile, rules.tpot_ns)
+    latency, ttft, tpot = _latencies(log, rules)
     lateness = figures.distribution(figures.lateness(log), 0.99, rules.late_p99_ns)
-
-    perf = _constraints(rules, latency, ttft, tpot)
-    duration_s, enough_s = _duration(log, rules)
-    if not enough_s:
-        perf_text = f"{duration_s:.3f} s of {rules.min_duration_ns / NS:.3f} s"
-        perf.append(Reason("loadgen", "min_duration", f"minimum duration not met: {perf_text}"))
-    enough_queries = len(log) >= rules.min_queries
-    if not enough_queries:
-        text = f"minimum query count not met: {len(log)} of {rules.min_queries}"
-        perf.append(Reason("loadgen", "min_queries", text))
-    reasons += perf
+    duration_s, _ = _duration(log, rules)
     stopping = _early_stopping(rules, latency, ttft, tpot)
-    reasons += [_stopping_reason(one) for one in stopping if not one.met]
     estimate, estimate99, discarded, too_few = _single_stream(log, rules)
-    reasons += too_few
-    reasons += _ours(log, rules, lateness, offered)
-
+    reasons = [
+        *_constraints(rules, latency, ttft, tpot),
+        *_too_short(log, rules),
+        *(_stopping_reason(one) for one in stopping if not one.met),
+        *too_few,
+        *_ours(log, rules, lateness, offered),
+    ]
     window_s = _window_s(log, rules)
     tokens = int(figures.counted_tokens(log).sum())
     failed = [r.what for r in reasons]
@@ -152,14 +139,39 @@ def judge(
         completed_tokens_per_s=_rate(tokens, window_s),
         scheduled_samples_per_s=_rate(len(log) - 1, _last_scheduled_s(log)),
         perf_constraints_met=not any(w in failed for w in ("ttft", "tpot", "latency")),
-        min_duration_met=enough_s,
-        min_queries_met=enough_queries,
+        min_duration_met="min_duration" not in failed,
+        min_queries_met="min_queries" not in failed,
         early_stopping_met=all(one.met for one in stopping) and not too_few,
         effective_percentile=early_stopping.effective_percentile(len(log), rules.percentile),
         least_queries=early_stopping.needed(
             1 if rules.mode is Mode.SINGLE_STREAM else 0, rules.percentile
         ),
     )
+
+
+def _latencies(
+    log: Log, rules: Rules
+) -> tuple[Distribution | None, Distribution | None, Distribution | None]:
+    """Give the whole latency, that of the first token and that per token."""
+    latency = figures.distribution(figures.latency(log), rules.percentile, rules.latency_ns)
+    if not rules.token_latencies:
+        return latency, None, None
+    ttft = figures.distribution(figures.first_token(log), rules.percentile, rules.ttft_ns)
+    tpot = figures.distribution(figures.per_token(log), rules.percentile, rules.tpot_ns)
+    return latency, ttft, tpot
+
+
+def _too_short(log: Log, rules: Rules) -> list[Reason]:
+    """Say in which ways there was too little of the run."""
+    found = []
+    duration_s, enough = _duration(log, rules)
+    if not enough:
+        text = f"{duration_s:.3f} s of {rules.min_duration_ns / NS:.3f} s"
+        found.append(Reason("loadgen", "min_duration", f"minimum duration not met: {text}"))
+    if len(log) < rules.min_queries:
+        text = f"minimum query count not met: {len(log)} of {rules.min_queries}"
+        found.append(Reason("loadgen", "min_queries", text))
+    return found
 
 
 def _verdict(reasons: list[Reason], *, interrupted: bool) -> Verdict:

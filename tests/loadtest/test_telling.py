@@ -18,6 +18,7 @@ from loadtest.progress import Terminal, standing
 from loadtest.records import RECORD, Log, Outcome, Query
 from loadtest.results import Outcomes
 from loadtest.rules import Mode, Rules
+from loadtest.store import Errors
 
 MS = 1_000_000
 NS = 1_000_000_000
@@ -178,3 +179,14 @@ def test_live_charts_bear_a_second_without_answers() -> None:
     log.rows["outcome"] = Outcome.FAILED
     live.add(log.rows.tobytes())
     assert live.points()[0]["ttft_p50"] is None
+
+
+def test_errors_that_differ_in_a_time_alone_are_one_kind() -> None:
+    errors = Errors()
+    for seconds in range(5, 9):
+        errors.add(f"refused: The model is busy. Try again in {seconds} s.")
+    errors.add("refused: status 503")
+    assert errors.counts == {
+        "refused: The model is busy. Try again in N s.": 4,
+        "refused: status 503": 1,
+    }
