@@ -80,17 +80,19 @@ class Conductor:
             self._issue(position, scheduled_ns)
 
     def _run_closed(self) -> None:
+        """Issue one after the other; as LoadGen's, the last is the first that starts at or after
+        the minimum duration.
+        """
         rules = self._plan.rules
         self._until(self._started_ns)
         for position in self._positions:
             now_ns = time.monotonic_ns() - self._started_ns
-            done = self.issued >= rules.min_queries and now_ns >= rules.min_duration_ns
-            if self._stopping or done:
-                return
             self._issue(position, now_ns)
             while self.in_flight and not self._stopping:
                 self._wait_change()
-            # LoadGen's last query is the first that starts at or after the minimum duration.
+            enough = self.issued >= rules.min_queries and now_ns >= rules.min_duration_ns
+            if self._stopping or enough:
+                return
 
     def _issue(self, position: int, scheduled_ns: int) -> None:
         index = int(self._plan.schedule.samples[position])
