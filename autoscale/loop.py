@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from autoscale.actuate.unit import ActuationFailed, Actuator, Unit
+from autoscale.actuate.unit import ActuationFailed, Actuator, Unit, UnitState
 from autoscale.allocate import Claim, granted
 from autoscale.capacity import Slowness, class_share, learned
 from autoscale.config import FleetConfig, PoolConfig
@@ -41,6 +41,9 @@ from backends.slo import Class
 
 _log = logging.getLogger(__name__)
 _OUR_NAME = "autoscaler"
+# A unit that served and does not answer may come back; after this it is ended and replaced.
+LOST_AFTER_S = 60.0
+LONGEST_PAUSE_S = 300.0  # between starts that fail one after the other
 
 
 @dataclass(slots=True)
@@ -56,17 +59,42 @@ class _Pool:
     served_at: dict[str, float] = field(default_factory=dict)
     starts_seen: set[str] = field(default_factory=set)
     last_call_at: float = 0.0
+    stuck_since: dict[str, float] = field(default_factory=dict)
+    failures: int = 0  # starts in a row that failed
+    retry_at: float = 0.0
+
+    def lost(self, stand: Standing, now: float) -> tuple[str, ...]:
+        """Say which units are to be ended: those that failed, and those that are stuck for long."""
+        names = {unit.name for unit in stand.stuck}
+        for back in self.stuck_since.keys() - names:
+            del self.stuck_since[back]
+        found = []
+        for unit in stand.stuck:
+            since = self.stuck_since.setdefault(unit.name, now)
+            if unit.state is UnitState.FAILED or now - since >= LOST_AFTER_S:
+                found.append(unit.name)
+        return tuple(found)
+
+    def failed(self, units: Sequence[Unit], now: float, tick_s: float) -> None:
+        """Take in starts that failed: each in a row doubles the pause before the next one."""
+        for unit in units:
+            _log.warning("unit %s failed: %s", unit.name, unit.why or "no reason is known")
+            if unit.served_at is None:
+                self.failures += 1
+                pause_s = min(tick_s * 2.0**self.failures, LONGEST_PAUSE_S)
+                self.retry_at = now + pause_s
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A pool's decision with what it stands on."""
+    """A pool's decision with what it stands on; `lost` are the units to be ended beside it."""
 
     pool: _Pool
     plan: Plan
     view: PoolView
     forecast: Forecast
     stand: Standing
+    lost: tuple[str, ...] = ()
 
 
 class Autoscaler:
@@ -147,14 +175,14 @@ class Autoscaler:
             return
         grants = granted([self._claim(each) for each in decided], self.config.budget)
         for each in decided:
-            name = each.pool.config.model
-            plan = _within(each.plan, grants[name])
+            plan = _within(each.plan, grants[each.pool.config.model])
+            if self._clock.now() < each.pool.retry_at:
+                plan = _within(plan, 0, Guard.STUCK)
+            bounded = replace(each, plan=plan)
             done = "steady"
-            if plan.acts:
-                done = await self._act(
-                    replace(each, plan=plan), held, control.paused_at is not None
-                )
-            await self._write(replace(each, plan=plan), held, done)
+            if plan.acts or each.lost:
+                done = await self._act(bounded, held, control.paused_at is not None)
+            await self._write(bounded, held, done)
 
     async def _decide(self, pool: _Pool, arrived: Arrived, blind: bool) -> Decided:
         now = self._clock.now()
@@ -169,7 +197,6 @@ class Autoscaler:
             fleet.pool(config.model),
             now=now,
             cold_start_s=pool.cold_start_s,
-            stuck_factor=config.policy.stuck_factor,
         )
         work = row_of(arrived, shares, replicas_per_unit=config.replicas_per_unit)
         if arrived.offered or arrived.waiting_work_s:
@@ -187,25 +214,25 @@ class Autoscaler:
         plan = pool.scaler.step(view, pool.slots.row(work))
         forecast = pool.scaler.last_forecast
         assert forecast is not None  # noqa: S101 - step has just made it
-        return Decided(pool, plan, view, forecast, stand)
+        return Decided(pool, plan, view, forecast, stand, pool.lost(stand, now))
 
     async def _act(self, decided: Decided, held: Held, paused: bool) -> str:
         """Do it, or say why not."""
         name, plan = decided.pool.config.model, decided.plan
         if paused:
             return Guard.PAUSED.value
-        if self.config.approval and not await self._approved(name, plan, held):
+        if self.config.approval and plan.acts and not await self._approved(name, plan, held):
             return "waits for approval"
         current = await self._leadership.hold()
         if current is None or current.fence != held.fence:
             return "lost the lease"
         stand = decided.stand
-        stuck = [unit.name for unit in stand.stuck]
-        youngest = sorted(stand.starting, key=lambda unit: -unit.asked_at)
-        cancelled = [unit.name for unit in youngest[: plan.cancel]]
         try:
-            if stuck or cancelled:
-                await self._actuator.discard(name, [*stuck, *cancelled])
+            ended = [*decided.lost, *_given_up(stand, plan)]
+            if ended:
+                failed = [u for u in stand.stuck if u.state is UnitState.FAILED]
+                decided.pool.failed(failed, self._clock.now(), self.config.tick_s)
+                await self._actuator.discard(name, ended)
             if plan.drain:
                 chosen = self._least_busy(stand.serving, plan.drain)
                 await self._actuator.drain(name, chosen)
@@ -288,6 +315,7 @@ class Autoscaler:
             if unit.name in pool.starts_seen or not up:
                 continue
             pool.starts_seen.add(unit.name)
+            pool.failures = 0
             took = (unit.served_at or self._clock.now()) - unit.asked_at
             if 0.0 < took < 10 * pool.cold_start_s:
                 pool.cold_start_s += 0.3 * (took - pool.cold_start_s)
@@ -316,8 +344,15 @@ class Autoscaler:
         return [unit.name for unit in ordered[:count]]
 
 
-def _within(plan: Plan, grant: int) -> Plan:
-    """Cut a plan to what the budget of its hardware allows."""
+def _given_up(stand: Standing, plan: Plan) -> list[str]:
+    """Say which pending starts end: the oldest are given up, the youngest are not needed."""
+    by_age = sorted(stand.starting, key=lambda unit: unit.asked_at)
+    kept = len(by_age) - plan.cancel
+    return [unit.name for unit in (*by_age[: plan.give_up], *by_age[max(kept, plan.give_up) :])]
+
+
+def _within(plan: Plan, grant: int, guard: Guard = Guard.BUDGET) -> Plan:
+    """Cut a plan to the starts that are granted: by the budget of its hardware, or by a pause."""
     if plan.start <= grant:
         return plan
-    return replace(plan, start=grant, target=plan.target - (plan.start - grant), guard=Guard.BUDGET)
+    return replace(plan, start=grant, target=plan.target - (plan.start - grant), guard=guard)

@@ -174,20 +174,18 @@ class Standing:
     foreign: int = 0  # routable replicas that no unit of ours stands for
 
 
-def standing(
-    units: Sequence[Unit], pool: Pool, *, now: float, cold_start_s: float, stuck_factor: float
-) -> Standing:
+def standing(units: Sequence[Unit], pool: Pool, *, now: float, cold_start_s: float) -> Standing:
     """Sort units by what actuator and registry say together.
 
     A unit serves when one of its replicas is routable, or, where its replicas are not known, when
-    its actuator says so. One that served and is not routable now is stuck; so is a start that takes
-    longer than `stuck_factor` cold starts.
+    its actuator says so. One that served and is not routable now is stuck, as is one that failed.
+    A start stays a start however long it takes: giving it up is the plan's.
     """
     health = {s.replica.id: s.health.state for s in pool.standings}
     groups: dict[str, list[Unit]] = {"serving": [], "starting": [], "draining": [], "stuck": []}
     for unit in units:
         states = [health[id_] for id_ in unit.replicas if id_ in health]
-        groups[_group(unit, states, now, cold_start_s * stuck_factor)].append(unit)
+        groups[_group(unit, states, now, cold_start_s)].append(unit)
     ours = {id_ for unit in units for id_ in unit.replicas}
     foreign = sum(1 for s in pool.routable if s.replica.id not in ours)
     return Standing(
@@ -196,7 +194,7 @@ def standing(
     )
 
 
-def _group(unit: Unit, states: Sequence[HealthState], now: float, too_long_s: float) -> str:
+def _group(unit: Unit, states: Sequence[HealthState], now: float, cold_start_s: float) -> str:
     if unit.state is UnitState.DRAINING or HealthState.DRAINING in states:
         return "draining"
     if unit.state is UnitState.FAILED:
@@ -205,9 +203,10 @@ def _group(unit: Unit, states: Sequence[HealthState], now: float, too_long_s: fl
         return "serving"
     if unit.state is UnitState.SERVING and not unit.replicas:
         return "serving"
-    if unit.served_at is not None and HealthState.EJECTED in states:
-        return "stuck"
-    return "stuck" if now - unit.asked_at > too_long_s else "starting"
+    if unit.served_at is None:
+        return "starting"
+    known = HealthState.EJECTED in states or now - unit.served_at > cold_start_s
+    return "stuck" if known else "starting"
 
 
 def view_of(

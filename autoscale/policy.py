@@ -42,7 +42,6 @@ class Policy:
     most: int = 1_000
     stuck_factor: float = 3.0
     idle_s: float = 900.0
-    stale_s: float = 30.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

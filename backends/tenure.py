@@ -75,12 +75,17 @@ async def serve_replica(
         lease = await stack.enter_async_context(leased(store, replicas, lease_s=lease_s))
         if on_ready is not None:
             on_ready()
-        await _first_of(
-            stop.wait(),
-            lease.all_removed.wait(),
-            _end(process),
-            _obey(store, replicas, process, on_restart, time),
-        )
+        try:
+            await _first_of(
+                stop.wait(),
+                lease.all_removed.wait(),
+                _end(process),
+                _obey(store, replicas, process, on_restart, time),
+            )
+        except asyncio.CancelledError:  # it may hang, and nobody waits for its calls
+            if process is not None:
+                process.kill()
+            raise
         if process is not None and process.returncode is not None:
             raise LaunchFailed(
                 f"{process.spec.name} ended with status {process.returncode}; its log"

@@ -17,7 +17,6 @@ from backends.fleet import Replica
 from backends.launch import LaunchFailed, LaunchSpec
 from backends.tenure import serve_replica
 
-_KEEP_FAILED_S = 600.0
 _log = logging.getLogger(__name__)
 
 
@@ -65,12 +64,10 @@ class ProcessActuator:
         self._number = 0
 
     async def units(self, pool: str) -> Sequence[Unit]:
-        """List the units; those that failed stay for ten minutes."""
-        now = self._clock.now()
+        """List the units; those that failed stay until they are discarded."""
         for name, run in list(self._runs.items()):
             gone = run.task is not None and run.task.done()
-            failed = run.unit.state is UnitState.FAILED
-            if gone and (not failed or now - run.unit.asked_at > _KEEP_FAILED_S):
+            if gone and run.unit.state is not UnitState.FAILED:
                 del self._runs[name]
         return [run.unit for run in self._runs.values() if run.unit.pool == pool]
 
@@ -89,8 +86,9 @@ class ProcessActuator:
             run.task = asyncio.create_task(self._live(run, launch), name=f"unit {name}")
 
     async def discard(self, pool: str, names: Sequence[str]) -> None:
-        """End pending or stuck units at once."""
+        """End pending or stuck units at once; those whose processes end meanwhile drain."""
         for run in self._named(pool, names):
+            run.unit = replace(run.unit, state=UnitState.DRAINING)
             if run.task is not None:
                 run.task.cancel()
 
@@ -129,11 +127,8 @@ class ProcessActuator:
                 on_ready=serves,
             )
         except LaunchFailed as error:
-            _log.warning("unit %s: %s", run.unit.name, error)
-            run.unit = replace(run.unit, state=UnitState.FAILED, why=str(error)[:500])
-        except asyncio.CancelledError:
-            run.unit = replace(run.unit, state=UnitState.FAILED, why="ended before it served")
-            raise
+            if run.unit.state is not UnitState.DRAINING:
+                run.unit = replace(run.unit, state=UnitState.FAILED, why=str(error)[:500])
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ from redis.asyncio import Redis
 
 from autoscale.actuate.dry import DryActuator
 from autoscale.actuate.process import Launch, processes
-from autoscale.actuate.unit import UnitState
+from autoscale.actuate.unit import Unit, UnitState
 from autoscale.config import parse
 from autoscale.drain import DrainPace, drained
 from autoscale.endpoint import serving
 from autoscale.explain import told
 from autoscale.journal import Journal
 from autoscale.leader import Leadership
-from autoscale.loop import Autoscaler
+from autoscale.loop import LOST_AFTER_S, Autoscaler
+from autoscale.observe import Standing
 from backends import autoscaling, records, signals
 from backends.clock import SystemClock
 from backends.fleet import EngineKind, Replica
@@ -128,6 +131,65 @@ async def test_a_standby_does_nothing(redis: Redis) -> None:
     assert not await actuator.units(MODEL)
 
 
+class Ailing(DryActuator):
+    """Units whose state is another than they should have."""
+
+    def __init__(self, state: UnitState, *, served: bool) -> None:
+        super().__init__(SystemClock())
+        self._state, self._served = state, served
+        self.asked = 0
+        self.ended: list[str] = []
+
+    async def units(self, pool: str) -> Sequence[Unit]:
+        return [
+            replace(u, state=self._state, served_at=u.served_at if self._served else None)
+            for u in await super().units(pool)
+        ]
+
+    async def start(self, pool: str, count: int) -> None:
+        self.asked += count
+        await super().start(pool, count)
+
+    async def discard(self, pool: str, names: Sequence[str]) -> None:
+        self.ended += names
+        await super().discard(pool, names)
+
+
+async def test_a_start_that_takes_too_long_is_ended_and_tried_again(redis: Redis) -> None:
+    """Row 15, live: also where the budget has room for one only."""
+    actuator = Ailing(UnitState.STARTING, served=False)
+    pool = {"cold_start_s": 0.05}
+    scaler = _autoscaler(redis, _config(pool=pool, budget={"mi355x": 1}), actuator)
+    await _ticks(redis, scaler, 30, units=0.0)
+    assert len(actuator.ended) >= 2
+    assert actuator.asked > len(actuator.ended)
+
+
+async def test_a_unit_that_failed_is_ended_and_the_next_start_waits_longer_each_time(
+    redis: Redis,
+) -> None:
+    actuator = Ailing(UnitState.FAILED, served=False)
+    scaler = _autoscaler(redis, _config(budget={"mi355x": 1}, tick_s=0.05), actuator)
+    await _ticks(redis, scaler, 40, units=0.0)
+    assert 2 <= len(actuator.ended) <= 5  # after 0.1, 0.2, 0.4 s, and not with every tick
+    assert not await actuator.units(MODEL) or actuator.asked == len(actuator.ended) + 1
+
+
+async def test_a_unit_that_served_and_answers_no_more_is_replaced_and_not_ended_at_once(
+    redis: Redis,
+) -> None:
+    actuator = Ailing(UnitState.SERVING, served=True)
+    scaler = _autoscaler(redis, _config(), actuator)
+    await _ticks(redis, scaler, 1, units=0.0)
+    lost = replace((await actuator.units(MODEL))[0], replicas=("gone",), served_at=1.0)
+    stand = Standing(stuck=(lost,))
+    pool = scaler.last[MODEL].pool
+    assert pool.lost(stand, 100.0) == ()
+    assert pool.lost(stand, 100.0 + LOST_AFTER_S) == (lost.name,)
+    assert pool.lost(Standing(), 200.0) == ()  # it came back
+    assert pool.lost(stand, 300.0) == ()
+
+
 async def test_the_number_can_be_read_by_a_clusters_own_autoscaler(redis: Redis) -> None:
     scaler = _autoscaler(redis, _config(), DryActuator(SystemClock()))
     await scaler.tick()
@@ -191,6 +253,26 @@ def _recipe(tmp_path: Path, free_port: int) -> Any:
         return Launch(spec, (replica,))
 
     return make
+
+
+async def test_a_start_that_is_cancelled_is_gone_once_its_process_is(
+    redis_url: str, tmp_path: Path, free_port: int
+) -> None:
+    def never_ready(number: int) -> Launch:
+        argv = (sys.executable, "-c", "import time; time.sleep(600)")
+        url = f"http://127.0.0.1:{free_port}"
+        return Launch(LaunchSpec(f"unit {number}", argv, url, tmp_path / "log"))
+
+    async with processes({MODEL: never_ready}, redis_url) as actuator:
+        await actuator.start(MODEL, 1)
+        await asyncio.sleep(0.3)
+        (unit,) = await actuator.units(MODEL)
+        assert unit.state is UnitState.STARTING
+        await actuator.discard(MODEL, [unit.name])
+        async with asyncio.timeout(20):
+            while found := await actuator.units(MODEL):
+                assert found[0].state is UnitState.DRAINING
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.system

@@ -52,7 +52,7 @@ def test_one_bad_replica_blinds_and_stops_nobody() -> None:
     """Row 11: an autoscaler was stuck on one replica without metrics."""
     pool = _pool(a=HealthState.READY, b=HealthState.READY, c=HealthState.EJECTED)
     units = [unit(name, served_at=1.0) for name in "abc"]
-    stand = standing(units, pool, now=100.0, cold_start_s=60.0, stuck_factor=3.0)
+    stand = standing(units, pool, now=100.0, cold_start_s=60.0)
     assert [u.name for u in stand.stuck] == ["c"]
     seen = view_of(
         stand, Arrived(), 2.6, {"server": 1.0}, now=0.0, blind=False, cold_start_s=60.0,
@@ -108,12 +108,13 @@ def test_a_unit_that_cannot_be_placed_does_not_freeze_scale_in() -> None:
     stuck = unit("x", UnitState.STARTING, replicas=())
     units = [*(unit(f"r{i}") for i in range(10)), stuck]
     pool = _pool(**{f"r{i}": HealthState.READY for i in range(10)})
-    stand = standing(units, pool, now=10_000.0, cold_start_s=240.0, stuck_factor=3.0)
-    assert stand.stuck == (stuck,)
+    stand = standing(units, pool, now=10_000.0, cold_start_s=240.0)
+    assert stand.starting == (stuck,)
     memory = Memory(excess=1e6)
-    seen = view(len(stand.serving), stuck=1)
-    done, _ = plan(seen, forecast(3.0), Policy(), memory, now=0.0)
+    seen = view(len(stand.serving), starting=(stuck.asked_at,))
+    done, _ = plan(seen, forecast(3.0), Policy(), memory, now=10_000.0)
     assert done.drain > 0
+    assert done.give_up == 1
 
 
 def test_a_start_that_takes_too_long_is_given_up_and_replaced() -> None:
