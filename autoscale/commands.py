@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
+
 from autoscale import config as configuration
 from autoscale.actuate.dry import DryActuator
 from autoscale.actuate.unit import Actuator
@@ -24,7 +26,7 @@ from backends.clock import SystemClock
 from backends.hardware import UnknownHardware, known_hardware, known_models, profile
 from backends.probe import Prober
 from backends.registry import Registry
-from backends.slo import MLPERF_CLASSES, Class
+from backends.slo import Class
 from backends.store import connect
 
 
@@ -38,12 +40,12 @@ class Failed(Exception):
 
 def autoscaler(
     arguments: Sequence[str],
-    store_url: Callable[[], str],
-    classes: Mapping[str, Class] | None = None,
+    common: Callable[[argparse.ArgumentParser], None],
+    where: Callable[[argparse.Namespace], tuple[str, Mapping[str, Class]]],
 ) -> int:
     """`run` scales what a file lists; `explain` tells the last decisions.
 
-    The store is asked for only once the arguments are understood.
+    `common` adds the options by which `where` finds the store's URL and the classes.
     """
     parser = argparse.ArgumentParser(prog="sluice autoscaler", description=autoscaler.__doc__)
     subjects = parser.add_subparsers(dest="subject", required=True)
@@ -55,15 +57,17 @@ def autoscaler(
     explain.add_argument("--pool", help="a model; default: all")
     explain.add_argument("--count", type=int, default=5)
     explain.add_argument("--json", action="store_true")
+    common(run)
+    common(explain)
     options = parser.parse_args(arguments)
+    store_url, classes = where(options)
     if options.subject == "explain":
-        return asyncio.run(_explain(options, store_url()))
+        return asyncio.run(_explain(options, store_url))
     try:
         fleet = configuration.read(options.fleet)
     except configuration.BadConfig as error:
         raise Failed(str(error), 2) from error
-    known = classes or {each.name: each for each in MLPERF_CLASSES}
-    return asyncio.run(_run(fleet, known, store_url(), dry=options.dry))
+    return asyncio.run(_run(fleet, classes, store_url, dry=options.dry))
 
 
 async def _explain(options: argparse.Namespace, store_url: str) -> int:
@@ -86,31 +90,47 @@ async def _run(
         store = connect(store_url)
         stack.push_async_callback(store.aclose)
         clock = SystemClock()
-        registry = Registry(store)
         actuator = await stack.enter_async_context(_actuator(fleet, store, clock, dry=dry))
-        scaler = Autoscaler(
-            fleet, classes, store=store, registry=registry, actuator=actuator, clock=clock
-        )
-        await stack.enter_async_context(
-            serving(scaler, fleet.host, fleet.port, lambda url: print(f"metrics at {url}/metrics"))
-        )
-        tasks = [
-            asyncio.create_task(registry.run()),
-            asyncio.create_task(Prober(registry).run()),
-            asyncio.create_task(scaler.run()),
-        ]
+        tasks = await stack.enter_async_context(scaling(fleet, classes, store, actuator))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         stopped = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in (stopped, *tasks):
-            task.cancel()
-        await asyncio.wait([stopped, *tasks])
+        stopped.cancel()
         for task in done - {stopped}:
             task.result()
     return 0
+
+
+@contextlib.asynccontextmanager
+async def scaling(
+    fleet: configuration.FleetConfig,
+    classes: Mapping[str, Class],
+    store: Redis,
+    actuator: Actuator,
+    say: Callable[[str], None] = print,
+) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
+    """Look, decide and act while the block runs; gives the tasks, none of which should end."""
+    registry = Registry(store)
+    scaler = Autoscaler(
+        fleet, classes, store=store, registry=registry, actuator=actuator, clock=SystemClock()
+    )
+    async with serving(
+        scaler, fleet.host, fleet.port, lambda url: say(f"metrics of the autoscaler: {url}/metrics")
+    ):
+        tasks = [
+            asyncio.create_task(registry.run(), name="autoscaler's registry"),
+            asyncio.create_task(Prober(registry).run(), name="autoscaler's probes"),
+            asyncio.create_task(scaler.run(), name="autoscaler"),
+        ]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 @contextlib.asynccontextmanager

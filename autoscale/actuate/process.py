@@ -98,6 +98,12 @@ class ProcessActuator:
             run.unit = replace(run.unit, state=UnitState.DRAINING)
             run.stop.set()
 
+    def kill(self) -> None:
+        """End all at once, calls or not."""
+        for run in self._runs.values():
+            if run.task is not None:
+                run.task.cancel()
+
     async def close(self) -> None:
         """Drain all and wait for their ends."""
         for run in self._runs.values():
@@ -149,6 +155,4 @@ async def processes(
         try:
             await actuator.close()
         finally:
-            for run in actuator._runs.values():
-                if run.task is not None:
-                    run.task.cancel()
+            actuator.kill()

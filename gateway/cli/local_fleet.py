@@ -31,6 +31,7 @@ class Wanted:
     video: bool = True
     workers: int = 1
     config: Path | None = None
+    scaled: bool = False  # an autoscaler starts the replicas that speak
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def plan(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
     match wanted.engine:
         case "sglang":
             fleet = _sglang(wanted, data, store_url)
-        case "simulated":
+        case "simulated" if not wanted.scaled:
             fleet = _simulated(wanted, data, store_url)
     workers = tuple(_worker(wanted, data, store_url) for _ in range(wanted.workers))
     return replace(fleet, specs=(*fleet.specs, *workers), later=_video(wanted, data, store_url))
@@ -79,6 +80,22 @@ def _simulated(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
     spec = _spec(words, wanted, data, store_url, first)
     urls = frozenset(f"http://{HOST}:{port}" for port in range(first, first + count))
     return LocalFleet((spec,), urls=urls)
+
+
+def simulated_unit(
+    model: str, wanted: Wanted, data: DataDir, store_url: str, *, load_s: float
+) -> LaunchSpec:
+    """Say how one more simulated replica of a model is started; it holds its own lease.
+
+    It has as long to end as its calls may take: a replica that leaves cuts nobody off.
+    """
+    words = (
+        *("simulated", "--model", model, "--hardware", "mi355x", "--load-s", repr(load_s)),
+        *("--throughput-scale", repr(wanted.throughput_scale)),
+        *("--stream-interval", str(wanted.stream_interval)),
+    )
+    spec = _spec(words, wanted, data, store_url, free_ports(HOST, 1))
+    return replace(spec, stop_grace_s=wanted.drain_s + STOP_GRACE_S)
 
 
 def _video(wanted: Wanted, data: DataDir, store_url: str) -> tuple[LaunchSpec, ...]:

@@ -1,7 +1,8 @@
 """When can calls go to the replicas of a gateway that has just begun?"""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import aiohttp
@@ -21,10 +22,13 @@ async def until_ready(
     *,
     say: Callable[[str], None],
     clock: Clock,
+    least: Mapping[str, int] | None = None,
+    within_s: float = OWN_WITHIN_S,
 ) -> tuple[str, ...]:
     """Wait until our own replicas are ready and others' were probed; give the models served.
 
-    Raises CommandFailed when one of our own does not become ready.
+    `least`: of these models so many, whichever they are. Raises CommandFailed when one of our own
+    does not become ready `within_s`.
     """
     began = clock.monotonic()
     headers = {"authorization": f"Bearer {admin_key}"}
@@ -34,10 +38,12 @@ async def until_ready(
             waited_s = clock.monotonic() - began
             states = {each["url"]: each["health"]["state"] for each in replicas}
             missing = [url for url in own_urls if states.get(url) != "ready"]
+            ready = Counter(r["model"] for r in replicas if r["health"]["state"] == "ready")
+            missing += [f"{n} of {model}" for model, n in (least or {}).items() if ready[model] < n]
             unknown = [url for url, state in states.items() if state == "unknown"]
             if not missing and (not unknown or waited_s > OTHERS_WITHIN_S):
                 break
-            if missing and waited_s > OWN_WITHIN_S:
+            if missing and waited_s > within_s:
                 raise CommandFailed(f"the gateway does not find {', '.join(missing)} ready")
             await clock.sleep(LOOK_EVERY_S)
     for each in replicas:

@@ -1,10 +1,11 @@
 """How do replicas of this process come into service, stay in the registry, and leave it?"""
 
 import argparse
+import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from backends.fleet import Replica
@@ -32,14 +33,23 @@ class Service:
 
 
 def hold(
-    begin: Callable[[], AbstractAsyncContextManager[Service]], store_url: str, *, drain_s: float
+    begin: Callable[[], AbstractAsyncContextManager[Service]],
+    store_url: str,
+    *,
+    drain_s: float,
+    load_s: float = 0.0,
 ) -> int:
     """Keep the leases of what `begin` gives until a signal or an operator's removal.
 
-    The first signal lets calls finish, the second ends at once. Gives the exit status.
+    The first signal lets calls finish, the second ends at once. `load_s` is how long it takes until
+    `begin` is asked, as an engine's weights take to load. Gives the exit status.
     """
 
     async def serve(interrupts: Interrupts) -> int:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(interrupts.stop.wait(), load_s)
+        if interrupts.stop.is_set():
+            return 0
         async with begin() as service:
             await serve_replica(
                 service.spec,

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         lambda: _begin(simulations, options.site, host),
         store_url(settings),
         drain_s=options.drain_s,
+        load_s=options.load_s,
     )
 
 
@@ -45,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST",
         help="name by which gateways reach them (default: --host, or this machine's own name"
         " where that is a wildcard)",
+    )
+    parser.add_argument(
+        "--load-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="serve only after so many seconds, as an engine does that loads its weights",
     )
     add_common(parser)
     return parser

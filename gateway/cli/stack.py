@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoscale.config import FleetConfig
 from backends.clock import Clock, SystemClock
 from backends.launch import LaunchFailed, LaunchSpec
 from backends.store import Store, connect, open_store
@@ -22,7 +23,8 @@ from gateway.cli.failure import CommandFailed
 from gateway.cli.interrupts import Interrupts
 from gateway.cli.local_fleet import Wanted, plan
 from gateway.cli.options import say
-from gateway.cli.readiness import until_ready
+from gateway.cli.readiness import OWN_WITHIN_S, until_ready
+from gateway.cli.scaled import least, scaled, until_first_s
 from gateway.keys import Grant, KeyStore
 from gateway.server import Bound
 from gateway.settings import Settings
@@ -39,6 +41,7 @@ class Stack:
     data: DataDir
     wanted: Wanted
     ready_file: Path | None = None
+    fleet: FleetConfig | None = None  # what an autoscaler scales here
     clock: Clock = field(default_factory=SystemClock)
 
     async def run(self, interrupts: Interrupts) -> int:
@@ -55,6 +58,12 @@ class Stack:
                 stack.callback(each.unlink, missing_ok=True)
             children = await stack.enter_async_context(Children(say, self.clock))
             interrupts.at_once.insert(0, children.kill)
+            if self.fleet is not None:
+                classes = self.settings.classes_by_name()
+                actuator = await stack.enter_async_context(
+                    scaled(self.fleet, self.wanted, self.data, store.url, classes)
+                )
+                interrupts.at_once.insert(0, actuator.kill)
             return await self._serve(store, key, children, interrupts)
 
     async def _serve(
@@ -97,9 +106,12 @@ class Stack:
         await asyncio.gather(*(children.start(spec) for spec in fleet.specs))
         secret = self.settings.admin_key
         admin_key = "" if secret is None else secret.get_secret_value()
+        first = {} if self.fleet is None else least(self.fleet)
+        within_s = OWN_WITHIN_S if self.fleet is None else until_first_s(self.fleet)
         served = await until_ready(
-            where.admin_url, admin_key, fleet.urls, say=say, clock=self.clock
-        )
+            where.admin_url, admin_key, fleet.urls,
+            say=say, clock=self.clock, least=first, within_s=within_s,
+        )  # fmt: skip
         ready = Ready(
             base_url=where.base_url,
             api_key=key,

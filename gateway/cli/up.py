@@ -23,6 +23,7 @@ from gateway.cli.options import (
     read_settings,
     say,
 )
+from gateway.cli.scaled import fleet_of
 from gateway.cli.stack import Stack
 from gateway.settings import Settings
 
@@ -40,9 +41,11 @@ def main(arguments: Sequence[str]) -> int:
             settings = _settings(options, {"admin_key": data.ensure_admin_key()})
     except OSError as error:
         raise CommandFailed(f"cannot be written: {error}") from error
+    wanted = _wanted(options, settings)
+    fleet = fleet_of(options.autoscale, wanted) if wanted.scaled else None
     if options.engine == "sglang":
         _build()
-    stack = Stack(settings, data, _wanted(options, settings), options.ready_file)
+    stack = Stack(settings, data, wanted, options.ready_file, fleet)
     try:
         return run(stack.run)
     except (LaunchFailed, StoreFailed, RedisError, OSError) as error:
@@ -75,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--stream-interval", type=int, default=16, metavar="N", help="tokens per streamed chunk"
     )
+    group.add_argument(
+        "--autoscale",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FLEET",
+        help="start and end replicas as load asks for them, by a fleet file (YAML) or from"
+        " --replicas on, up to 8 of each model",
+    )
     return parser
 
 
@@ -102,6 +114,7 @@ def _wanted(options: argparse.Namespace, settings: Settings) -> Wanted:
         video=not options.no_video,
         workers=options.workers,
         config=None if options.config is None else Path(options.config).absolute(),
+        scaled=options.autoscale is not None,
     )
 
 

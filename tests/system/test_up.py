@@ -305,3 +305,52 @@ def test_a_port_that_is_taken_is_told(start: Starter) -> None:
     second = start("--engine", "none", "--port", port, directory="b")
     assert second.process.wait(60) == 1
     assert "is in use; --port 0 picks free ones" in second.log.read_text()
+
+
+FLEET = """
+actuator: process
+tick_s: 0.5
+port: 0
+pools:
+  - {model: llama2-70b, cold_start_s: 2.0, policy: {least: 2, most: 3}}
+"""
+
+
+def test_an_autoscaler_runs_the_replicas_that_a_fleet_file_asks_for(
+    tmp_path: Path, start: Starter
+) -> None:
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(FLEET)
+    up = start("--engine", "simulated", "--no-video", "--autoscale", str(fleet))
+    ready = up.ready()
+    shown = ask(f"{ready['admin_url']}/admin/replicas", ready["admin_key"])[1]["data"]
+    assert [each["health"]["state"] for each in shown] == ["ready", "ready"]
+    assert chat(ready, "llama2-70b")[0] == 200
+    told = sluice("autoscaler", "explain", "--data-dir", str(up.data)).stdout
+    assert "start 2 -> 2 units" in told
+    assert "bound by  floor" in told
+    family = up.family()
+    assert up.end(signal.SIGTERM) == 0
+    assert gone(family)
+
+
+def test_a_second_signal_ends_scaled_replicas_at_once(start: Starter) -> None:
+    up = start("--engine", "simulated", "--no-video", "--autoscale")
+    up.ready()
+    family = up.family()
+    up.process.send_signal(signal.SIGINT)
+    assert up.end(signal.SIGINT) in {0, 130}
+    poll(lambda: gone(family), END_WITHIN_S)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--engine", "none", "--autoscale"), "--engine simulated"),
+        (("--engine", "simulated", "--autoscale", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_scaled_is_told(tmp_path: Path, words: tuple[str, ...], why: str) -> None:
+    done = sluice("up", "--data-dir", str(tmp_path), *words)
+    assert done.returncode == 2
+    assert why in done.stderr
