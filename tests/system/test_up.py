@@ -22,19 +22,24 @@ START_WITHIN_S = 90.0
 END_WITHIN_S = 40.0
 
 
+def environ() -> dict[str, str]:
+    """Give this process's environment without settings of ours."""
+    left = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
+    left.pop("REDIS_URL", None)
+    return left
+
+
 class Running:
     """One command that serves."""
 
     def __init__(self, log: Path, *words: str) -> None:
         self.log = log
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        environ.pop("REDIS_URL", None)
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gateway.cli", *words],
                 stdout=output,
                 stderr=output,
-                env=environ,
+                env=environ(),
                 cwd=ROOT,
             )
 
@@ -148,6 +153,7 @@ def sluice(*words: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         timeout=60,
         check=False,
+        env=environ(),
         cwd=ROOT,
     )
 
