@@ -25,7 +25,9 @@ from backends.simulated.core import Sequence as EngineSequence
 from backends.slo import Class
 from gateway.admission import Outlook, Reject, decide
 from gateway.estimates import Size
+from gateway.feedback import Margin
 from gateway.law import Speed
+from gateway.pools import LAW_SHARE
 from gateway.queue.book import Book
 from gateway.queue.drain import Drain
 from gateway.queue.ledger import Ask, Candidate, Cost, Slot
@@ -86,6 +88,8 @@ class _Live:
     klass: Class
     lease_id: str
     due: float
+    predicted_s: float = 0.0
+    granted_at: float = 0.0
     slot: Slot | None = None
     sequence: EngineSequence | None = None
 
@@ -158,6 +162,7 @@ class _World:
         self.bounds = {name: _bound(kind, klass) for name, klass in kind.classes.items()}
         self.does_per_s = {name: kind.share(name) for name in kind.classes}
         self.roster = Roster()
+        self.margins = {name: Margin() for name in kind.classes}
         self.results: dict[str, list[tuple[bool, bool, float, float, int]]] = {
             name: [] for name in kind.classes
         }
@@ -199,13 +204,14 @@ class _World:
         units = work / max(self.kind.share(klass.name), 1e-9) / self.tick_s
         self.work[tenant] = self.work.get(tenant, 0.0) + units
         due = math.inf if targets.ttft_s is None else at + targets.ttft_s
+        margin_s = self.margins[klass.name].within(targets.ttft_s or 0.0)
         live = _Live(arrival, klass, str(next(self.numbers)), due)
         question = Question(
             class_name=klass.name,
             targets=targets,
             size=Size(mix.input_tokens, mix.output_tokens),
             mix=self.kind.mix,
-            within_s=due - at,
+            within_s=due - at - margin_s,
             held=self.book.outstanding,
             now=at,
         )
@@ -214,13 +220,17 @@ class _World:
         if best is None:
             self._refuse(live)
             return
+        live.predicted_s = best.prediction.ttft_s
         backlog = self.book.backlog()
         outlook = Outlook(
-            slack_s=due - at - best.prediction.ttft_s,
+            slack_s=due - at - margin_s - best.prediction.ttft_s,
             has_room=best.has_room,
             ahead_s=sum(b.work_s for rank, b in backlog.items() if rank <= klass.rank),
             own_s=work,
-            does_per_s=self.does_per_s[klass.name] * len(self.roster.prospects),
+            does_per_s=max(
+                self.drain.per_s(at)[1],
+                LAW_SHARE * self.does_per_s[klass.name] * len(self.roster.prospects),
+            ),
             waiting=self.book.waiting,
             most_waiting=4096,
             patience_s=klass.patience_s,
@@ -302,7 +312,7 @@ class _World:
             if live is None or replica is None:
                 self._granted(self.book.release(slot.lease_id, self.now))
                 continue
-            live.slot = slot
+            live.slot, live.granted_at = slot, self.now
             sequence = EngineSequence(
                 max(live.arrival.input_tokens, 1),
                 max(live.arrival.output_tokens, 1),
@@ -327,8 +337,16 @@ class _World:
                 del replica.calls[each.sequence]
                 self._ended(live, each.at)
             elif each.generated == 1 and live.slot is not None:
+                self._first_token(live)
                 self._granted(self.book.first_token(live.slot.lease_id, self.now))
         self._schedule(replica)
+
+    def _first_token(self, live: _Live) -> None:
+        """Teach the margin of its class, as the gateway does."""
+        ttft_s = live.klass.targets(self.kind.profile.model).ttft_s
+        if ttft_s is not None:
+            late_s = self.now - live.granted_at - live.predicted_s
+            self.margins[live.klass.name].observe(late_s, ttft_s)
 
     def _ended(self, live: _Live, at: float) -> None:
         assert live.sequence is not None  # noqa: S101 - it ran

@@ -20,7 +20,8 @@ from tests.system.test_up import Starter, sluice, stop
 
 MODEL = "llama2-70b"
 # Calls per second, and for how many seconds.
-COURSE = ((10.0, 30.0), (70.0, 90.0), (5.0, 120.0))
+COURSE = (*((10.0 + step, 12.0) for step in range(0, 81, 8)), (90.0, 20.0), (8.0, 90.0))
+LIMIT_S = 0.45  # of the first token, in the class that is called
 
 pytestmark = [
     pytest.mark.system,
@@ -39,6 +40,7 @@ class Load:
         self._headers = {"authorization": f"Bearer {key}"}
         self.outcomes: Counter[str] = Counter()
         self.missed = 0
+        self._number = 0
 
     async def run(self) -> None:
         dice = random.Random(7)
@@ -56,11 +58,13 @@ class Load:
                     due += dice.expovariate(per_s)
 
     async def _call(self, session: aiohttp.ClientSession, tokens: int) -> None:
+        self._number += 1  # so that no prefix is cached
         body = {
             "model": MODEL,
-            "messages": [{"role": "user", "content": "word " * 200}],
+            "messages": [{"role": "user", "content": f"{self._number} " + "word " * 200}],
             "max_tokens": tokens,
             "ignore_eos": True,
+            "service_tier": "priority",
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -78,7 +82,7 @@ class Load:
                     counted = json.loads(line[6:])["usage"]["completion_tokens"]
                 done = done or line.startswith(b"data: [DONE]")
         self.outcomes["whole" if done and counted == tokens else "cut"] += 1
-        self.missed += first is None or first > 2.0
+        self.missed += first is None or first > LIMIT_S
 
 
 class Watch:
@@ -124,8 +128,8 @@ def test_replicas_come_with_the_load_and_leave_without_cutting_a_stream(tmp_path
     print("ready replicas, every 10 s:", watch.ready[::10])
     print(told)
     assert load.outcomes["cut"] == 0
-    assert load.outcomes["whole"] + load.missed >= 0.99 * offered
-    assert max(watch.ready) >= 2
+    assert load.outcomes["whole"] - load.missed >= 0.97 * offered
+    assert max(watch.ready) >= 3
     assert watch.ready[-1] < max(watch.ready)
     assert "start" in told
     assert "drain" in told
