@@ -75,7 +75,7 @@ def distribution(values: Column, limit_ns: int | None, share: float, name: str) 
         ordered = np.sort(values)
         at = int(ordered[int(len(ordered) * share)])
         if at < figures.UNANSWERED_NS:
-            label = f"p{share * 100:g} = {at / 1e6:.4g} ms"
+            label = f"p{share * 100:g} = {_ms(at)} ms"
             axes.axvline(at / 1e6, color=_ORANGE, label=label, linewidth=1.6)
     if limit_ns is not None:
         label = f"limit {limit_ns / 1e6:g} ms"
@@ -189,3 +189,9 @@ def _svg(figure: Any) -> str:
     whole = text.getvalue()
     drawing = whole[whole.index("<svg") :]
     return re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+
+
+def _ms(value_ns: float) -> str:
+    """Write milliseconds with four figures, large ones in full."""
+    value = value_ns / 1e6
+    return f"{value:,.0f}" if value >= 10_000.0 else f"{value:.4g}"
