@@ -47,6 +47,11 @@ class FleetConfig:
     port: int = 8010
     drain_within_s: float = 900.0
 
+    @property
+    def least(self) -> Mapping[str, int]:
+        """Say how many units of each model there are before anybody calls."""
+        return {pool.model: pool.policy.least for pool in self.pools}
+
 
 def read(path: Path) -> FleetConfig:
     """Read a file; raises BadConfig."""

@@ -52,16 +52,6 @@ def fleet_of(path: Path | None, wanted: Wanted) -> FleetConfig:
     return fleet
 
 
-def least(fleet: FleetConfig) -> Mapping[str, int]:
-    """Say how many replicas of each model there are before anybody calls."""
-    return {pool.model: pool.policy.least for pool in fleet.pools}
-
-
-def until_first_s(fleet: FleetConfig) -> float:
-    """Say how long the first replicas may take."""
-    return 60.0 + 2.0 * max(pool.cold_start_s for pool in fleet.pools)
-
-
 @asynccontextmanager
 async def scaled(
     fleet: FleetConfig, wanted: Wanted, data: DataDir, store_url: str, classes: Mapping[str, Class]

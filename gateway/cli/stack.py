@@ -24,7 +24,6 @@ from gateway.cli.interrupts import Interrupts
 from gateway.cli.local_fleet import Wanted, plan
 from gateway.cli.options import say
 from gateway.cli.readiness import OWN_WITHIN_S, until_ready
-from gateway.cli.scaled import least, scaled, until_first_s
 from gateway.keys import Grant, KeyStore
 from gateway.server import Bound
 from gateway.settings import Settings
@@ -59,6 +58,8 @@ class Stack:
             children = await stack.enter_async_context(Children(say, self.clock))
             interrupts.at_once.insert(0, children.kill)
             if self.fleet is not None:
+                from gateway.cli.scaled import scaled  # its packages are an extra
+
                 classes = self.settings.classes_by_name()
                 actuator = await stack.enter_async_context(
                     scaled(self.fleet, self.wanted, self.data, store.url, classes)
@@ -106,8 +107,10 @@ class Stack:
         await asyncio.gather(*(children.start(spec) for spec in fleet.specs))
         secret = self.settings.admin_key
         admin_key = "" if secret is None else secret.get_secret_value()
-        first = {} if self.fleet is None else least(self.fleet)
-        within_s = OWN_WITHIN_S if self.fleet is None else until_first_s(self.fleet)
+        first = {} if self.fleet is None else self.fleet.least
+        within_s = OWN_WITHIN_S
+        if self.fleet is not None:
+            within_s += 2.0 * max(pool.cold_start_s for pool in self.fleet.pools)
         served = await until_ready(
             where.admin_url, admin_key, fleet.urls,
             say=say, clock=self.clock, least=first, within_s=within_s,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from redis import RedisError
 
+from autoscale.config import FleetConfig
 from backends.embedded import environment, steps
 from backends.launch import LaunchFailed
 from backends.store import StoreFailed
@@ -23,7 +24,6 @@ from gateway.cli.options import (
     read_settings,
     say,
 )
-from gateway.cli.scaled import fleet_of
 from gateway.cli.stack import Stack
 from gateway.settings import Settings
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise CommandFailed(f"cannot be written: {error}") from error
     wanted = _wanted(options, settings)
-    fleet = fleet_of(options.autoscale, wanted) if wanted.scaled else None
+    fleet = _fleet(options.autoscale, wanted) if wanted.scaled else None
     if options.engine == "sglang":
         _build()
     stack = Stack(settings, data, wanted, options.ready_file, fleet)
@@ -116,6 +116,15 @@ def _wanted(options: argparse.Namespace, settings: Settings) -> Wanted:
         config=None if options.config is None else Path(options.config).absolute(),
         scaled=options.autoscale is not None,
     )
+
+
+def _fleet(path: Path, wanted: Wanted) -> FleetConfig:
+    """Read what is to be scaled; the autoscaler's packages are an extra."""
+    try:
+        from gateway.cli.scaled import fleet_of
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"--autoscale needs 'sluice[autoscale]' ({error})", USAGE) from error
+    return fleet_of(path, wanted)
 
 
 def _build() -> None:

@@ -248,3 +248,23 @@ def test_free_ports_follow_each_other() -> None:
 def test_the_openapi_document_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["openapi"]) == 0
     assert "/v1/chat/completions" in json.loads(capsys.readouterr().out)["paths"]
+
+
+LIGHT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"numpy", "scipy", "aiodocker", "locust"}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+from gateway.cli import gateway, replica, setup, up, worker
+"""
+
+
+def test_what_serves_needs_no_extra() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
