@@ -129,8 +129,9 @@ def certify(
     *,
     smoke: bool = False,
     admin: Admin | None = None,
+    clear: Clear | None = None,
 ) -> Outcomes:
-    """Run, judge and write everything but the report."""
+    """Run, judge and write everything but the report; a run that `clear` ends is INCOMPLETE."""
     results.clear(out)
     found = manifest.collect(
         base_url, api_key=plan.options.api_key, admin=admin, generators=generators.count
@@ -138,7 +139,7 @@ def certify(
     if plan.scenario.model in manifest.simulated(found):
         told = (*plan.deviations, "replicas of the model are simulated")
         plan = replace(plan, deviations=told)
-    log, status = run(plan, base_url, out, generators, terminal, asked)
+    log, status = run(plan, base_url, out, generators, terminal, asked, clear=clear)
     outcomes = assess(plan, log, status, found, smoke=smoke)
     results.write(out, outcomes)
     (out / RECORDS).unlink(missing_ok=True)  # the detail holds them now

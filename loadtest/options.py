@@ -15,8 +15,9 @@ class RunOptions:
     """Everything that makes a run what it is; `None` leaves a choice to the scenario.
 
     `duration`: minimum duration (s); below the scenario's own it also ends whole dataset passes.
-    `samples`: use only that many of the dataset. `timeout`: seconds after which a query counts as
-    unanswered.
+    `samples`: use only that many of the dataset. `skip`: begin so far on in their order, so that
+    runs one after the other do not find each other's prompts in a cache. `timeout`: seconds after
+    which a query counts as unanswered.
     """
 
     scenario: str = "server"
@@ -25,6 +26,7 @@ class RunOptions:
     target_qps: float = 1.0
     duration: float | None = None
     samples: int | None = None
+    skip: int = 0
     min_queries: int | None = None
     dataset: str = ""
     trust_pickle: bool = False
@@ -87,6 +89,7 @@ def _add_load(add: Callable[..., object], hidden: dict[str, Any]) -> None:
     add("--target-qps", type=float, default=1.0, help="arrivals per second (Server, Offline)")
     add("--duration", type=float, default=None, help="minimum duration in seconds")
     add("--samples", type=int, default=None, help="use only so many samples of the dataset")
+    add("--skip", type=int, default=0, help="begin so far on in the samples' order", **hidden)
     add("--min-queries", type=int, default=None, help="minimum query count", **hidden)
     add("--dataset", default="", help="the dataset's file; a synthetic stand-in without it")
     add("--trust-pickle", action="store_true", help="allow a dataset that is a pickle", **hidden)

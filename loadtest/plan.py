@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from loadtest import dataset as datasets
 from loadtest import scenario as scenarios
 from loadtest import schedule as schedules
@@ -72,6 +74,7 @@ def make(options: RunOptions) -> Plan:
     else:
         data = _dataset(options, scenario)
         schedule = _schedule(options, scenario, rules, seeds, data.size, whole=whole)
+        schedule = replace(schedule, samples=np.roll(schedule.samples, -options.skip))
         if not whole and scenario.whole_passes and len(schedule) % data.size:
             deviations.append("the dataset is not passed whole")
     if data.synthetic:
@@ -90,6 +93,8 @@ def _deviations(options: RunOptions, scenario: Scenario) -> list[str]:
         told.append(f"minimum duration {options.duration:g} s instead of {least_s:g} s")
     if options.samples is not None and options.samples != scenario.dataset_size:
         told.append(f"{options.samples} samples instead of {scenario.dataset_size}")
+    if options.skip:
+        told.append(f"the samples' order begins {options.skip} later")
     if options.min_queries is not None and options.min_queries < scenario.rules.min_queries:
         told.append(f"{options.min_queries} queries at least, not {scenario.rules.min_queries}")
     if options.seed not in seed_names.ROUNDS:

@@ -125,8 +125,10 @@ def command(run: RunOptions, bench: Bench, precision: float) -> int:
     last: list[results.Outcomes] = []
     whole_s = plan.make(run).rules.min_duration_ns / 1e9
     numbers = itertools.count(1)
+    used = 0
 
     def try_rate(qps: float, whole: bool) -> Probe:
+        nonlocal used
         place = bench.out if whole else bench.out / f"probe-{next(numbers):02d}"
         if whole:
             made = plan.make(replace(run, target_qps=qps))
@@ -135,8 +137,9 @@ def command(run: RunOptions, bench: Bench, precision: float) -> int:
             valid = found.judgement.verdict is Verdict.VALID
             probe = Probe(qps, valid, found.judgement.queries, True)
         else:
-            made = plan.make(replace(run, target_qps=qps, duration=whole_s))
+            made = plan.make(replace(run, target_qps=qps, duration=whole_s, skip=used))
             probe = _probe(_partial(made, whole_s), bench, place, qps)
+            used += probe.queries
         if bench.asked:
             raise KeyboardInterrupt
         state = "VALID" if probe.valid else "INVALID"
@@ -173,6 +176,11 @@ def _tell(found: Found, out: Path, precision: float) -> int:
 
 
 def _whole(made: plan.Plan, bench: Bench) -> results.Outcomes:
+    """Run at full length, unless it is clear before that it cannot be VALID."""
+
+    def clear(records: Log, elapsed_s: float) -> bool:
+        return outlook(records, made.rules, elapsed_s, Caution()) is Outlook.INVALID
+
     return certify.certify(
         made,
         bench.base_url,
@@ -181,6 +189,7 @@ def _whole(made: plan.Plan, bench: Bench) -> results.Outcomes:
         bench.terminal,
         bench.asked,
         admin=bench.admin,
+        clear=clear,
     )
 
 

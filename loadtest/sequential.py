@@ -31,7 +31,9 @@ class Caution:
     """How sure one wants to be.
 
     `error`: probability of calling INVALID what is not, over all looks. `looks`: how often it is
-    looked at most. `settle_s`: nothing is called VALID before, so that queues have time to grow.
+    looked at most. `settle_s`: nothing is called VALID before, so that queues have time to grow,
+    nor before `lifetimes` times the upper decile of the answers' whole latency: until then the
+    endpoint holds fewer calls than it will.
     `drift`: growth of the late over the early queries' upper latencies beyond which a run is not
     called VALID early.
     """
@@ -39,6 +41,7 @@ class Caution:
     error: float = 0.01
     looks: int = 100
     settle_s: float = 30.0
+    lifetimes: float = 3.0
     drift: float = 1.25
 
 
@@ -56,6 +59,8 @@ def outlook(log: Log, rules: Rules, elapsed_s: float, caution: Caution) -> Outlo
         if early_stopping.needed(over, rules.percentile) > count:
             drifting = True
     if drifting or elapsed_s < caution.settle_s or not log.ok.all():
+        return Outlook.OPEN
+    if elapsed_s * 1e9 < caution.lifetimes * float(np.quantile(figures.latency(log), 0.9)):
         return Outlook.OPEN
     return Outlook.VALID
 
