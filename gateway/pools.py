@@ -30,7 +30,7 @@ from gateway.routing.prospects import (
 UNSTATED_LIMIT = 256  # calls at once where neither settings nor engine say
 LAW_SHARE = 0.8  # of what the law says that a pool does, where less was measured
 FOREIGN_AT_LEAST = 3  # calls beyond the ledger's, below which the reports are just late
-SPARED = 0.43  # of a replica kept for a class, which looser ones leave free for its bursts
+SPARED = 1.0 / 3.0  # of a replica kept for a class, which looser ones leave free for its bursts
 _REFERENCE = "mi355x"
 
 
@@ -265,7 +265,7 @@ def _within(
 ) -> Candidate:
     """Give a class's bounds on a replica that is kept for another one.
 
-    A looser class spares a part for that one's bursts where that one needs all of the replica; on
+    A looser class spares a third for that one's bursts where that one needs all of the replica; on
     others only if it promises no time per token itself, and down to one sequence.
     """
     prefill = min(own.prefill_tokens or 0, kept.prefill_tokens or 0)
