@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: bench bench-batch bench-certify bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
+.PHONY: bench bench-certify bench-jobs bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
 .DELETE_ON_ERROR:
 
 help:
@@ -30,8 +30,8 @@ help:
 	@echo "make lock      pin the dependencies again (UPGRADE=1 for newer versions)"
 	@echo "make bench     CPU, delay and memory per call and chunk beside nginx and other routers (minutes)"
 	@echo "make bench-slo goodput at and past the knee against other policies (minutes; ARGS='...')"
-	@echo "make bench-batch what a batch costs interactive calls, and gets (ARGS='...')"
 	@echo "make bench-certify what one core of the load generator carries, how often a verdict is wrong, what a search costs"
+	@echo "make bench-jobs claims, forecasts, what a batch costs and gets, memory (minutes; ARGS='...' of bench.batch)"
 	@echo "make clean     remove .venv and caches in the tree (not the engine's cache)"
 
 $(BIN)/python:
@@ -129,10 +129,11 @@ bench-certify: $(DEV)
 	$(BIN)/python -m bench.certify.verdicts
 	$(BIN)/python -m bench.certify.search
 
-# Interactive calls alone and beside a batch on the same replicas.
-bench-batch: $(DEV)
-	$(BIN)/python -m bench.eta
-	$(BIN)/python -m bench.batch $(ARGS)
+# What jobs cost and keep; each says whether its bars are met, and all are run whatever one finds.
+bench-jobs: $(DEV)
+	@status=0; for each in claims eta batch_virtual "batch $(ARGS)" batch_memory; do \
+	    echo "python -m bench.$$each"; $(BIN)/python -m bench.$$each || status=1; \
+	done; exit $$status
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*

@@ -1,6 +1,6 @@
 """What does a batch cost those who wait, and what does it get of what they leave?
 
-    python -m bench.batch          # under four minutes; `make bench-batch`
+    python -m bench.batch          # under four minutes; `make bench-jobs`
 
 One gateway, one worker and simulated replicas as real processes on loopback. The same schedule of
 interactive calls is sent twice: alone, and while a batch of 10,000 rows of the same sizes runs on

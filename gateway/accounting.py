@@ -1,7 +1,6 @@
 """What did a call use, and how did it end? Receipts become metrics, spans and log lines."""
 
 import asyncio
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
@@ -16,12 +15,11 @@ from backends.slo import Class
 from gateway.call import Call, Outcome, Receipt
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
 from gateway.promises import kept
-from gateway.telemetry import CallLog, Metrics, Sampling
+from gateway.telemetry import CallLog, Metrics, Sampling, is_traceparent
 
 TraceHeaders = tuple[tuple[bytes, bytes], ...]
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MAX_TRACESTATE = 512  # characters; what W3C asks everybody to pass on
 
 
@@ -198,7 +196,7 @@ class Accounting:
 
 def _carrier(call: Call) -> dict[str, str]:
     """Give the caller's trace headers; those that are not W3C's never were there."""
-    if call.traceparent is None or not _TRACEPARENT.fullmatch(call.traceparent):
+    if call.traceparent is None or not is_traceparent(call.traceparent):
         return {}
     carrier = {"traceparent": call.traceparent}
     if call.tracestate and len(call.tracestate) <= MAX_TRACESTATE:

@@ -32,6 +32,7 @@ from gateway.api.refusals import install
 from gateway.auth import Authenticator
 from gateway.durable import durable_parts
 from gateway.explain_store import Explanations
+from gateway.job_traces import JobTraces
 from gateway.keys import KeyStore
 from gateway.limits import Limiter
 from gateway.limits_store import LimitStore
@@ -49,6 +50,7 @@ from gateway.steering import Steering
 from gateway.tasks import Background
 from gateway.telemetry import CallLog, Metrics, Sampling, tracer_provider
 from gateway.upstream import Upstreams
+from gateway.worker_yield import Yielding
 
 
 @asynccontextmanager
@@ -171,11 +173,13 @@ async def services_for(
             responses=responses,
             jobs=durable.jobs,
             outlook=durable.outlook,
+            traces=JobTraces(provider.get_tracer("sluice.jobs"), sampling),
             housekeeper=durable.housekeeper,
             artifacts=durable.artifacts,
             files=durable.files,
             videos=durable.videos,
             signer=durable.signer,
+            yielding=Yielding(redis, ledger.slots, steering.pools.guests, ledger.backlog),
             lifecycle=Lifecycle(clock.now()),
         )
 

@@ -13,6 +13,7 @@ from gateway.pools import Pools
 from gateway.queue.ledger import Ledger
 
 LEAST_TIMED_TOKENS = 8  # an answer shorter than this says little of the time per token
+UNARY_LATE = 1.25  # of a prompt's predicted time, after which it is taken to be through
 LEAST_PREDICTED_S = 0.05  # below it a ratio says more of this process than of the replica
 
 
@@ -37,15 +38,15 @@ class Lessons:
     def awaiting(self, placed: Placed, receipt: Receipt) -> Iterator[None]:
         """Cover an attempt: hears its first token, and how it went.
 
-        A unary answer tells nothing of its first token, so its prompt is taken to be done when it
-        should be, twice over.
+        A unary answer tells nothing of its first token, so its prompt is taken to be done a little
+        after it should be: booked for longer, prompts of rows would keep other calls out.
         """
         timer: asyncio.TimerHandle | None = None
         if placed.plan.call.stream:
             receipt.on_first_byte = lambda: self.first_token(placed)
         elif placed.prediction is not None:
             loop = asyncio.get_running_loop()
-            expected_s = 2.0 * placed.prediction.ttft_s
+            expected_s = UNARY_LATE * placed.prediction.ttft_s
             timer = loop.call_later(expected_s, self._ledger.first_token, placed.slot)
         try:
             yield

@@ -3,8 +3,8 @@
 A replica that runs calls of several classes must keep the tightest one's TPOT, so a class that may
 fill replicas deep takes them from one that may not, and is served worse by them than by deep ones.
 Each class with demand is given replicas enough for it, tightest first. Looser classes may use what
-it leaves of them, within the tight bounds; on those that it needs whole (`alone`) they leave a part
-free for its bursts.
+it leaves of them, within the tight bounds, and leave a part free for its bursts; on those that it
+needs whole (`alone`) that may be all there is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ SEEN_S = 60.0  # a class that called within this keeps one replica at least
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The class that a replica is kept for; `alone`: looser classes leave a part of it free."""
+    """The class that a replica is kept for; `alone`: that class needs all of it."""
 
     name: str
     alone: bool = False

@@ -130,6 +130,19 @@ class Pools:
             found = self._states[model] = PoolState.of(model)
         return found
 
+    def guests(self, model: str, replica_id: str, rank: int) -> int | None:
+        """Say how many calls of a class may be on a replica that is kept for a tighter one.
+
+        None where it is not.
+        """
+        found = self._states.get(model)
+        level = None if found is None else found.kept_for.get(replica_id)
+        prospect = None if found is None else found.roster.by_id.get(replica_id)
+        if level is None or prospect is None or self._classes[level.name].rank >= rank:
+            return None
+        bounds = [prospect.bounds[n] for n, each in self._classes.items() if each.rank == rank]
+        return min((max(each.sequences - each.spare, 0) for each in bounds), default=None)
+
     def look(self, pool: Pool, mix: Mix | None, *, now: float) -> PoolState:
         """Learn from the pool's newest reports and make its prospects; `now` in Unix seconds."""
         state = self.state(pool.model)
@@ -236,14 +249,28 @@ class Pools:
             return own
         kept, rank = own[level.name], self._classes[level.name].rank
         return {
-            name: _within(each, kept, spared=level.alone and self._classes[name].rank > rank)
+            name: _within(
+                each,
+                kept,
+                looser=self._classes[name].rank > rank,
+                alone=level.alone,
+                promises=self._classes[name].targets(state.model).tpot_s is not None,
+            )
             for name, each in own.items()
         }
 
 
-def _within(own: Candidate, kept: Candidate, *, spared: bool) -> Candidate:
-    """Give a class's bounds on a replica that is kept for another one, `spared` for its bursts."""
+def _within(
+    own: Candidate, kept: Candidate, *, looser: bool, alone: bool, promises: bool
+) -> Candidate:
+    """Give a class's bounds on a replica that is kept for another one.
+
+    A looser class spares a third for that one's bursts where that one needs all of the replica; on
+    others only if it promises no time per token itself, and down to one sequence.
+    """
     prefill = min(own.prefill_tokens or 0, kept.prefill_tokens or 0)
     sequences = min(own.sequences, kept.sequences)
-    spare = ceil(SPARED * sequences) if spared else 0
+    spare = ceil(SPARED * sequences) if looser and (alone or not promises) else 0
+    if not alone:
+        spare = max(min(spare, sequences - 1), 0)
     return Candidate(own.replica_id, sequences, own.kv_tokens, prefill or None, spare)

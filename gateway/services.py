@@ -14,6 +14,7 @@ from gateway.auth import Authenticator
 from gateway.explain_store import Explanations
 from gateway.files import Files
 from gateway.housekeeping import Housekeeper
+from gateway.job_traces import JobTraces
 from gateway.jobs.outlook import Outlook
 from gateway.jobs.store import JobStore
 from gateway.keys import KeyStore
@@ -28,6 +29,7 @@ from gateway.tasks import Background
 from gateway.telemetry import Metrics
 from gateway.upstream import Upstreams
 from gateway.video_intake import VideoIntake
+from gateway.worker_yield import Yielding
 
 
 @dataclass(slots=True)
@@ -62,11 +64,13 @@ class Services:
     responses: ResponseRuns
     jobs: JobStore
     outlook: Outlook
+    traces: JobTraces
     housekeeper: Housekeeper
     artifacts: Artifacts
     files: Files
     videos: VideoIntake
     signer: Signer
+    yielding: Yielding
     lifecycle: Lifecycle
 
     def models(self) -> list[str]:

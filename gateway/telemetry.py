@@ -1,6 +1,7 @@
 """What do operators see of calls: metrics, spans and log lines, and never a prompt?"""
 
 import logging
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -119,6 +120,14 @@ def tracer_provider(service_name: str, *, otlp_endpoint: str | None) -> TracerPr
         exporter = OTLPSpanExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/traces")
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def is_traceparent(text: str | None) -> bool:
+    """Whether a header is W3C's `traceparent`."""
+    return text is not None and _TRACEPARENT.fullmatch(text) is not None
 
 
 class Sampling:

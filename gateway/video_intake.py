@@ -168,6 +168,7 @@ class VideoIntake:
         within_s: float | None = None,
         class_name: str | None = None,
         request_id: str = "",
+        traceparent: str = "",
     ) -> Job:
         """Take a video on and give its job; a repeated creation gives the one that was made.
 
@@ -208,6 +209,7 @@ class VideoIntake:
             ttl_s=self._settings.jobs.video_ttl_s,
             key_id=principal.key_id,
             request_id=request_id,
+            traceparent=traceparent,
             idempotency=own,
             retried=retried,
             quota=self._quota(principal.tenant, asked.order.units, now),

@@ -16,6 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from backends.clock import Clock
+from gateway.job_traces import JobTraces
 from gateway.jobs.model import Claim, Counter, JobError, JobKind, JobStatus, Offer, Standing
 from gateway.jobs.store import JobStore
 from gateway.worker_hold import Hold
@@ -80,6 +81,7 @@ class Worker:
     runners: Mapping[JobKind, Runner]
     clock: Clock
     learn: Callable[[Claim, float], Awaitable[None]]
+    traces: JobTraces
     name: str = field(default_factory=lambda: new_name())
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _leaving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -130,11 +132,13 @@ class Worker:
         runner = self.runners[claim.job.kind]
         began = self.clock.monotonic()
         log = _log.bind(job=claim.job.id, fence=claim.fence, replica=claim.replica_id)
-        async with Hold(claim, self.jobs, self.clock) as hold:
-            ended = await self._do(runner, hold, log)
-            if ended == "cancelled":
-                await self._unless_leaving(runner.abandon(hold))
-                await self._persist(lambda: self._vacate(claim))
+        with self.traces.cover(claim) as span:
+            async with Hold(claim, self.jobs, self.clock) as hold:
+                ended = await self._do(runner, hold, log)
+                span.ended(ended)
+                if ended == "cancelled":
+                    await self._unless_leaving(runner.abandon(hold))
+                    await self._persist(lambda: self._vacate(claim))
         took_s = self.clock.monotonic() - began
         log.info("job_left", how=ended, seconds=round(took_s, 3))
         if ended == "completed":

@@ -25,6 +25,7 @@ from gateway.worker import Done, JobFailed, TryAgain
 from gateway.worker_hold import Hold
 from gateway.worker_lines import Crew, Lines, Lost, lines_of, persist
 from gateway.worker_rows import RowServer
+from gateway.worker_yield import Yielding
 
 BATCH_POOL = "@batch"
 
@@ -43,13 +44,19 @@ class BatchRunner:
     """Works on batches."""
 
     def __init__(
-        self, services: Services, *, at_most: int, rows_in_flight: int, most_rows: int
+        self,
+        services: Services,
+        yielding: Yielding,
+        *,
+        at_most: int,
+        rows_in_flight: int,
+        most_rows: int,
     ) -> None:
         self._services = services
         self._artifacts: Artifacts = services.artifacts
         self._files: Files = services.files
         self._rows = RowStore(services.jobs)
-        self._server = RowServer(services)
+        self._server = RowServer(services, yielding)
         self._at_most = at_most
         self._in_flight = rows_in_flight
         self._most_rows = most_rows

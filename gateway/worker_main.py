@@ -38,8 +38,11 @@ async def worker_for(services: Services, *, name: str | None = None) -> AsyncIte
             left_s=services.outlook.left_s,
             restart_s=settings.jobs.restart_s,
         )
+        services.background.start(services.yielding.listen(), "yielding")
+        services.background.start(services.yielding.watch(), "waiting")
         batches = BatchRunner(
             services,
+            services.yielding,
             at_most=settings.jobs.batches_per_worker,
             rows_in_flight=settings.jobs.rows_in_flight,
             most_rows=settings.jobs.rows,
@@ -57,6 +60,7 @@ async def worker_for(services: Services, *, name: str | None = None) -> AsyncIte
             {JobKind.VIDEO: videos, JobKind.BATCH: batches},
             services.clock,
             learn=learn,
+            traces=services.traces,
             name=name or new_name(),
         )
 

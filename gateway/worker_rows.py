@@ -22,6 +22,7 @@ from gateway.sink import Flow, Header
 from gateway.video_intake import Repeat
 from gateway.wire.batches import Row
 from gateway.wire.videos import shown
+from gateway.worker_yield import Yielded, Yielding
 
 LONGEST_PAUSE_S = 30.0
 LEAST_PAUSE_S = 0.05
@@ -48,8 +49,9 @@ class Answered:
 class RowServer:
     """Serves the rows of batches with the services of this process."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, yielding: Yielding) -> None:
         self._services = services
+        self._yielding = yielding
         self._reads: dict[str, Read] = {
             "/v1/chat/completions": read_chat,
             "/v1/completions": read_completion,
@@ -66,6 +68,8 @@ class RowServer:
                 if endpoint == "/v1/videos":
                     return await self._video(job, principal, row, request_id)
                 return await self._call(job, principal, row, endpoint, request_id)
+            except Yielded:
+                pause_s = LEAST_PAUSE_S
             except GatewayError as error:
                 busy = error.status in (429, 503)
                 faults += not busy
@@ -90,7 +94,9 @@ class RowServer:
         call.class_name = job.class_name
         call.deadline = arrived + max(job.deadline - services.clock.now(), 1.0)
         sink = _Kept()
-        receipt = await services.pipeline.serve(call, sink)
+        receipt = await self._yielding.run(
+            call.key, call.model, services.pipeline.serve(call, sink)
+        )
         used = receipt.usage
         tokens = Tokens() if used is None else Tokens(used.prompt_tokens, used.completion_tokens)
         return Answered(request_id, sink.status, sink.document(), tokens)
@@ -105,6 +111,7 @@ class RowServer:
             within_s=max(job.deadline - services.clock.now(), 1.0),
             class_name=job.class_name,
             request_id=request_id,
+            traceparent=job.traceparent,
         )
         try:
             while not video.has_ended:

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api.files import expiry_s
 from gateway.api.forms import named, read_document
-from gateway.api.job_access import asked, find_job, limits_of, listed, plausible
+from gateway.api.job_access import asked, find_job, limits_of, listed, plausible, trace_of
 from gateway.api.job_document import BATCH_REQUEST, body
 from gateway.call import Principal
 from gateway.errors import Conflict, GatewayError, InvalidRequest, QueueFull
@@ -34,7 +34,7 @@ async def create_batch(request: Request) -> Response:
     async with asked(request, creates=True) as (services, principal):
         fields = await read_document(request, services)
         repeat = _repeat(Repeat.of(request.headers), fields)
-        new = _new(fields, principal, services, repeat, request.scope["sluice.id"])
+        new = _new(fields, principal, services, repeat, request)
         submitted = await services.jobs.submit(new, now=services.clock.now())
         match submitted.taken:
             case Taken.CONFLICT:
@@ -105,7 +105,7 @@ def _new(
     principal: Principal,
     services: Services,
     repeat: Repeat,
-    request_id: str,
+    request: Request,
 ) -> NewJob:
     for name in fields:
         if name not in _FIELDS:
@@ -144,7 +144,8 @@ def _new(
         deadline=now + within_s,
         ttl_s=services.settings.jobs.batch_ttl_s,
         key_id=principal.key_id,
-        request_id=request_id,
+        request_id=request.scope["sluice.id"],
+        traceparent=trace_of(request),
         tells_deadline=True,
         idempotency=own,
         retried=retried,

@@ -14,6 +14,7 @@ from gateway.call import Principal
 from gateway.errors import Draining, NotFound, Unavailable
 from gateway.jobs.model import Job, JobKind
 from gateway.services import Services
+from gateway.telemetry import is_traceparent
 
 NO_STORE = {"cache-control": "no-store"}
 
@@ -43,6 +44,12 @@ async def asked(
         ) from error
     finally:
         services.lifecycle.in_flight -= 1
+
+
+def trace_of(request: Request) -> str:
+    """Give the caller's W3C `traceparent`, empty where it sent none."""
+    told = request.headers.get("traceparent")
+    return told if told is not None and is_traceparent(told) else ""
 
 
 def limits_of(request: Request) -> dict[str, str]:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from gateway.api.forms import read_document
-from gateway.api.job_access import asked
+from gateway.api.job_access import asked, trace_of
 from gateway.api.job_document import GENERATION_REQUEST, body
 from gateway.api.video_content import ARTIFACTS_PATH
 from gateway.artifacts import get
@@ -46,6 +46,7 @@ async def generate_video(request: Request) -> Response:
             known=GENERATION_FIELDS,
             within_s=patience_s,
             request_id=request.scope["sluice.id"],
+            traceparent=trace_of(request),
         )
         job = await _wait(services, job, request.receive)
         if as_bytes:

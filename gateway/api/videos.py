@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.api.forms import fields_of, is_form, read_document, read_form
-from gateway.api.job_access import asked, find_job, limits_of, listed, plausible
+from gateway.api.job_access import asked, find_job, limits_of, listed, plausible, trace_of
 from gateway.api.job_document import VIDEO, answers, video_request
 from gateway.call import Principal
 from gateway.errors import InvalidRequest
@@ -40,6 +40,7 @@ async def create_video(request: Request) -> Response:
             repeat=repeat,
             reference=reference,
             request_id=request.scope["sluice.id"],
+            traceparent=trace_of(request),
         )
         return await _answer(services, job, limits_of(request))
 

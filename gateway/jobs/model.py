@@ -74,7 +74,8 @@ class NewJob:
 
     `pool` is whose replicas work on it; `payload` all that the work needs; `units` what it costs
     (pixels x frames x steps for videos). `deadline` is in Unix seconds; `ttl_s` is how long its
-    record outlives its end. `tells_deadline`: a worker at work ends it itself when it is late.
+    record outlives its end. `traceparent` is the creating call's, empty without one.
+    `tells_deadline`: a worker at work ends it itself when it is late.
     """
 
     id: str
@@ -89,6 +90,7 @@ class NewJob:
     ttl_s: float
     key_id: str = ""
     request_id: str = ""
+    traceparent: str = ""
     tells_deadline: bool = False
     idempotency: Once | None = None
     retried: Once | None = None
@@ -150,6 +152,7 @@ class Job:
     late: bool = False
     key_id: str = ""
     request_id: str = ""
+    traceparent: str = ""
     hidden: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -197,7 +200,7 @@ _KNOWN = frozenset(
         *("deadline", "progress", "claimed_at", "started_at", "ended_at", "expires_at", "fence"),
         *("attempts", "losses", "ends", "worker", "replica", "engine", "result", "error", "late"),
         *("key_id", "request_id", "rank", "ttl_s", "seq", "stream", "entry", "lease_until"),
-        *("ended_fence", "first_claimed_at", "at_deadline", "quota_key", "hidden"),
+        *("ended_fence", "first_claimed_at", "at_deadline", "quota_key", "hidden", "traceparent"),
     }
 )
 
@@ -237,6 +240,7 @@ def job_of(job_id: str, fields: Mapping[str, str]) -> Job:
         late=fields.get("late") == "1",
         key_id=fields.get("key_id", ""),
         request_id=fields.get("request_id", ""),
+        traceparent=fields.get("traceparent", ""),
         hidden=fields.get("hidden") == "1",
         extra={name: value for name, value in fields.items() if name not in _KNOWN},
     )

@@ -77,6 +77,7 @@ class JobStore:
             "ttl_s": repr(float(new.ttl_s)),
             "key_id": new.key_id,
             "request_id": new.request_id,
+            "traceparent": new.traceparent,
             "at_deadline": "tell" if new.tells_deadline else "end",
         }
         order: dict[str, Any] = {

@@ -150,6 +150,11 @@ class Desk:
         """How many slots this gateway holds."""
         return len(self._held)
 
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots that this gateway holds."""
+        return tuple(self._held.values())
+
     # what the ledger's own tasks do
 
     @property

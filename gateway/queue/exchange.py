@@ -16,6 +16,7 @@ from gateway.scripts import Script
 
 PREFIX = "sluice:queue:"
 GRANTS = "sluice:grants:"
+WAITING = f"{GRANTS}waiting"  # told whenever a call finds no slot
 MOST_OPERATIONS = 500  # in one batch: a script holds up everybody else
 
 Operation = tuple[Any, ...]
@@ -140,6 +141,12 @@ class Exchange:
         if found[0] != b"ok":
             raise BatchLost
         return _answer(found)
+
+
+def read_waiting(data: bytes) -> tuple[str, dict[int, Backlog]]:
+    """Read what is told in `WAITING`: the model, and who waits for it by rank."""
+    base, _, backlog = data.partition(b"\n")
+    return base.decode().removeprefix(f"{PREFIX}{{").removesuffix("}"), _backlog(backlog)
 
 
 def _cost(cost: Cost) -> tuple[int, int, int]:

@@ -94,6 +94,10 @@ class RedisLedger:
         """Token work of a model that ended per second in the last ten seconds."""
         return self._desk(model).drain.per_s(self._clock.now())[1]
 
+    def slots(self, model: str) -> tuple[Slot, ...]:
+        """Give the slots of a model that this gateway holds."""
+        return self._desk(model).slots
+
     @property
     def held(self) -> int:
         """How many slots this gateway holds."""

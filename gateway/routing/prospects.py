@@ -10,6 +10,7 @@ from backends.slo import Targets
 from gateway.law import Speed
 from gateway.queue.ledger import Candidate
 
+DEEP_STEP = 19.0  # of token work for each second of a step's fixed part
 KV_FILL = 0.95  # of the KV cache, above which engines begin to retract
 TTFT_FOR_AHEAD = 0.42  # of the TTFT limit that prompts in flight on one replica may take together
 
@@ -78,11 +79,14 @@ def slots(
     Formula: `(tau - c0) / (c_tok + prefill*in/out + c_kv*resident)`, with tau = 0.85 of the limit
     times `pace` (what measured TPOT has taught, 1 to begin with). Beyond `trusted_running` each
     costs `doubt` times as much, for steps were not seen so long yet. Never above `most_running`.
+    Without a limit: as many as make a step twenty times as long as its fixed part, for more would
+    bring 5 % at most, and a replica that is wanted for another class would come back later.
     """
     trusted = speed.trusted_running
-    if targets.tpot_s is None:
-        return max(1, min(most_running, 4 * int(trusted)))
     law = speed.law
+    if targets.tpot_s is None:
+        deep = DEEP_STEP * law.c0_s / per_sequence_s(speed, mix)
+        return max(1, min(most_running, 4 * int(trusted), max(int(deep), int(trusted))))
     tau_s = STEP_MARGIN * targets.tpot_s * pace
     fit = (tau_s - law.c0_s) / per_sequence_s(speed, mix)
     if fit > trusted:

@@ -28,6 +28,7 @@
 -- Answer  "ok", released, work_us, backlog ("rank calls work_us;..."), gateways (after a sweep),
 --         number of grants, lease and replica of each, then replica, sequences, kv, prefill of every
 --         load that changed; or "lost": the store does not know what this gateway did before.
+-- Where a call finds no slot, who waits is told in the channel <prefix>waiting: base newline backlog.
 -- A batch that comes twice changes nothing the second time and has the same answer.
 
 local base, gateway, batch, mode = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -60,7 +61,7 @@ for i = 1, #fields, 2 do
 end
 local loads, touched, views, finishes, charged, granted, mail = {}, {}, {}, {}, {}, {}, {}
 local closed = {} -- replica -> {gateway newline rank -> true}: full for that class, until more is free
-local everything = false
+local everything, must_wait = false, false
 
 local function owner(lease) return string.match(lease, '^[^:]*') end
 
@@ -428,6 +429,7 @@ function operations.a()
     end
   end
   if not joined then join(lease, waiting, first_token_by) end
+  must_wait = true
 end
 
 function operations.l()
@@ -572,6 +574,7 @@ end
 call('HSET', K_META, unpack(told))
 for who, posted in pairs(mail) do call('PUBLISH', channel .. who, table.concat(posted, '\n')) end
 
+if must_wait then call('PUBLISH', channel .. 'waiting', base .. '\n' .. table.concat(backlog, ';')) end
 local answer = {'ok', exact(meta.released), exact(meta.work_us), table.concat(backlog, ';'), '', ''}
 for lease, replica in pairs(mailed) do
   granted[#granted + 1] = lease

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from backends.store import connect, open_store
-from gateway.queue.exchange import PREFIX
-from gateway.queue.ledger import Candidate, Cost, Slot
+from gateway.queue.exchange import PREFIX, WAITING, read_waiting
+from gateway.queue.ledger import Backlog, Candidate, Cost, Slot
 from gateway.queue.redis_ledger import RedisLedger
 from gateway.scripts import Script
 from tests.gateway.queue.asks import MODEL, Caller, ask, emptied
@@ -56,6 +56,21 @@ async def test_a_slot_that_one_gateway_frees_goes_to_another(redis_url: str) -> 
         await eventually(lambda: two.running("a") == 1)
         two.release(slot)
         await emptied(two, "a")
+
+
+async def test_a_call_that_finds_no_slot_is_told_of(redis_url: str, redis: Redis) -> None:
+    async with gateway(redis_url) as one, redis.pubsub() as ear:
+        await ear.subscribe(WAITING)
+        assert (await ear.get_message(timeout=5) or {})["type"] == "subscribe"
+        held = await one.acquire(ask("1", "a"), within_s=5)
+        waiting = await Caller(one).queue(ask("2", "a", rank=0, work_s=0.25))
+        message = await ear.get_message(timeout=5) or {}
+        assert read_waiting(message["data"]) == (MODEL, {0: Backlog(1, 0.25)})
+        assert [slot.call_id for slot in one.slots(MODEL)] == ["1"]
+        one.release(held)
+        one.release(await waiting)
+        await emptied(one, "a")
+        assert await ear.get_message(timeout=0.1) is None  # who has a slot does not wait
 
 
 async def test_the_order_holds_over_all_gateways(redis_url: str) -> None:
