@@ -25,6 +25,7 @@ from autoscale.observe import (
     Arrived,
     SignalReader,
     Standing,
+    Starts,
     TenantSlots,
     row_of,
     standing,
@@ -60,6 +61,7 @@ class _Pool:
     starts_seen: set[str] = field(default_factory=set)
     last_call_at: float = 0.0
     stuck_since: dict[str, float] = field(default_factory=dict)
+    starts: Starts = field(default_factory=Starts)
     failures: int = 0  # starts in a row that failed
     retry_at: float = 0.0
 
@@ -201,6 +203,7 @@ class Autoscaler:
         work = row_of(arrived, shares, replicas_per_unit=config.replicas_per_unit)
         if arrived.offered or arrived.waiting_work_s:
             pool.last_call_at = now
+        since = pool.starts.since(stand.starting, now)
         view = view_of(
             stand,
             arrived,
@@ -210,10 +213,13 @@ class Autoscaler:
             blind=blind,
             cold_start_s=pool.cold_start_s,
             last_call_at=pool.last_call_at,
+            since=since,
         )
         plan = pool.scaler.step(view, pool.slots.row(work))
         forecast = pool.scaler.last_forecast
         assert forecast is not None  # noqa: S101 - step has just made it
+        by_age = sorted(stand.starting, key=lambda unit: since[unit.name])
+        stand = replace(stand, starting=tuple(by_age))
         return Decided(pool, plan, view, forecast, stand, pool.lost(stand, now))
 
     async def _act(self, decided: Decided, held: Held, paused: bool) -> str:
@@ -346,7 +352,7 @@ class Autoscaler:
 
 def _given_up(stand: Standing, plan: Plan) -> list[str]:
     """Say which pending starts end: the oldest are given up, the youngest are not needed."""
-    by_age = sorted(stand.starting, key=lambda unit: unit.asked_at)
+    by_age = stand.starting
     kept = len(by_age) - plan.cancel
     return [unit.name for unit in (*by_age[: plan.give_up], *by_age[max(kept, plan.give_up) :])]
 

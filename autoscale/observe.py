@@ -179,7 +179,8 @@ def standing(units: Sequence[Unit], pool: Pool, *, now: float, cold_start_s: flo
 
     A unit serves when one of its replicas is routable, or, where its replicas are not known, when
     its actuator says so. One that served and is not routable now is stuck, as is one that failed.
-    A start stays a start however long it takes: giving it up is the plan's.
+    A replica has a lease only once it has served, so that one which was ejected is no start. A
+    start stays a start however long it takes: giving it up is the plan's.
     """
     health = {s.replica.id: s.health.state for s in pool.standings}
     groups: dict[str, list[Unit]] = {"serving": [], "starting": [], "draining": [], "stuck": []}
@@ -203,10 +204,26 @@ def _group(unit: Unit, states: Sequence[HealthState], now: float, cold_start_s: 
         return "serving"
     if unit.state is UnitState.SERVING and not unit.replicas:
         return "serving"
-    if unit.served_at is None:
-        return "starting"
-    known = HealthState.EJECTED in states or now - unit.served_at > cold_start_s
-    return "stuck" if known else "starting"
+    if HealthState.EJECTED in states:
+        return "stuck"
+    silent = unit.served_at is not None and now - unit.served_at > cold_start_s
+    return "stuck" if silent else "starting"
+
+
+@dataclass(slots=True)
+class Starts:
+    """Since when the pending starts are known, at the earliest since this process looks.
+
+    Who has just begun to look does not know yet what serves: what others started long ago is not
+    given up for that.
+    """
+
+    _seen: dict[str, float] = field(default_factory=dict)
+
+    def since(self, units: Sequence[Unit], now: float) -> Mapping[str, float]:
+        """Give from when on each pending start is waited for."""
+        self._seen = {unit.name: self._seen.get(unit.name, now) for unit in units}
+        return {unit.name: max(unit.asked_at, self._seen[unit.name]) for unit in units}
 
 
 def view_of(
@@ -220,13 +237,14 @@ def view_of(
     cold_start_s: float,
     last_call_at: float,
     deferrable: float = 0.0,
+    since: Mapping[str, float] | None = None,
 ) -> PoolView:
-    """Put a pool's observation into units."""
+    """Put a pool's observation into units; `since` is when pending starts were asked for."""
     best = max(shares.values(), default=1.0) or 1.0
     return PoolView(
         at=now,
         ready=len(stand.serving) + stand.foreign,
-        starting=tuple(sorted(unit.asked_at for unit in stand.starting)),
+        starting=tuple(sorted((since or {}).get(u.name, u.asked_at) for u in stand.starting)),
         draining=len(stand.draining),
         stuck=len(stand.stuck),
         offered=units_of_work,

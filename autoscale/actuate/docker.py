@@ -4,6 +4,7 @@ A pool's containers are found by label, and made like one of the project's own (
 container is the pattern), so that networks, volumes and devices are those of compose.yaml.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,10 +53,14 @@ class DockerActuator:
         self._clock = clock
         self._pace = pace
         self._drains = Drains()
+        self._patterns: dict[str, Mapping[str, Any]] = {}
 
     async def units(self, pool: str) -> Sequence[Unit]:
         """List the pool's containers with what the registry says of them."""
         by_host = await self._replicas_by_host()
+        if pool not in self._patterns:
+            with contextlib.suppress(ActuationFailed):
+                await self._pattern(pool)
         found = []
         for container in await self._containers(pool):
             name = container["Names"][0].lstrip("/")
@@ -67,7 +72,7 @@ class DockerActuator:
     async def start(self, pool: str, count: int) -> None:
         """Make and start containers after the service's pattern."""
         where = self._of(pool)
-        pattern = await self._pattern(where)
+        pattern = await self._pattern(pool)
         for _ in range(count):
             stamp = time.monotonic_ns() % 10**10
             name = f"{where.project}-{where.service}-sluice-{stamp}"
@@ -124,15 +129,18 @@ class DockerActuator:
         found = await self._docker.containers.list(all=True, filters={"label": labels})
         return [container._container for container in found]
 
-    async def _pattern(self, where: DockerPool) -> Mapping[str, Any]:
+    async def _pattern(self, pool: str) -> Mapping[str, Any]:
+        """Show a container of the pool; the last one seen where all are gone."""
+        where = self._of(pool)
         labels = [f"{_PROJECT}={where.project}", f"{_SERVICE}={where.service}"]
         found = await self._docker.containers.list(all=True, filters={"label": labels})
-        if not found:
+        if found:
+            self._patterns[pool] = await found[0].show()
+        if pool not in self._patterns:
             raise ActuationFailed(
                 f"no container of service {where.service} in project {where.project} to start like"
             )
-        shown: Mapping[str, Any] = await found[0].show()
-        return shown
+        return self._patterns[pool]
 
     async def _replicas_by_host(self) -> Mapping[str, list[str]]:
         """Map hosts in replicas' URLs to the replicas' ids."""

@@ -162,7 +162,7 @@ async def test_a_start_that_takes_too_long_is_ended_and_tried_again(redis: Redis
     scaler = _autoscaler(redis, _config(pool=pool, budget={"mi355x": 1}), actuator)
     await _ticks(redis, scaler, 30, units=0.0)
     assert len(actuator.ended) >= 2
-    assert actuator.asked > len(actuator.ended)
+    assert actuator.asked >= len(actuator.ended)
 
 
 async def test_a_unit_that_failed_is_ended_and_the_next_start_waits_longer_each_time(
