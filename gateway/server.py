@@ -83,7 +83,7 @@ async def serve(
         await check_schema(redis)
         services = await stack.enter_async_context(services_for(settings, redis))
         reloader = Reloader(services, again, server_context(settings))
-        apps = create_app(services, docs=settings.docs), _admin(services, reloader)
+        apps = create_app(services, docs=settings.docs), admin_of(services, reloader)
         if together is not None:
             end = together(lambda: count(services))
             services.background.start(end.run(), "workers")
@@ -135,7 +135,8 @@ def _hangup(services: Services, reloader: Reloader) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def _admin(services: Services, reloader: Reloader) -> FastAPI:
+def admin_of(services: Services, reloader: Reloader) -> FastAPI:
+    """Make the admin API of a gateway, with all that it has."""
     return admin_app(
         services,
         probes=probes,
