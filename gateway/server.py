@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 
+from backends.fleet import HealthState
 from backends.store import connect
-from backends.store_schema import check_schema
+from backends.store_schema import OLDEST, check_schema
 from gateway.api.admin import admin_app
 from gateway.api.admin_autoscale import autoscale_routes
 from gateway.api.admin_jobs import job_routes
@@ -34,6 +36,7 @@ from gateway.telemetry import set_up_logs
 
 BACKLOG = 2048
 READY_POLL_S = 0.05
+FIRST_LOOK_S = 3.0  # a probe that nobody answers takes 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,8 @@ async def serve(
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        await check_schema(redis)
-        services = await stack.enter_async_context(services_for(settings, redis))
+        schema = await check_schema(redis) or OLDEST
+        services = await stack.enter_async_context(services_for(settings, redis, schema=schema))
         reloader = Reloader(services, again, server_context(settings))
         apps = create_app(services, docs=settings.docs), admin_of(services, reloader)
         if together is not None:
@@ -98,6 +101,7 @@ async def serve(
             stack.enter_context(_signals(ended))
         if again is not None:
             stack.enter_context(_hangup(services, reloader))
+        await first_look(services, FIRST_LOOK_S)
         await stack.enter_async_context(_running(public, sockets.public))
         await stack.enter_async_context(_running(admin, sockets.admin))
         if on_ready is not None:
@@ -106,6 +110,23 @@ async def serve(
         await ended.wait()
         await drain(services, public, settings.timeouts.drain_s)
     return 0
+
+
+async def first_look(services: Services, within_s: float) -> None:
+    """Wait until each replica has been probed once, `within_s` at the most.
+
+    Who listens before that refuses calls that another gateway would have served.
+    """
+    registry = services.registry
+    with contextlib.suppress(TimeoutError, RedisError):
+        async with asyncio.timeout(within_s):
+            await registry.refresh()
+            while any(
+                each.health.state is HealthState.UNKNOWN
+                for pool in registry.fleet.pools.values()
+                for each in pool.standings
+            ):
+                await registry.changed()
 
 
 async def drain(services: Services, server: "_Server", within_s: float) -> None:
