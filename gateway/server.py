@@ -27,7 +27,9 @@ from gateway.api.health import count
 from gateway.api.health import router as probes
 from gateway.api.reload import reload_routes
 from gateway.app import create_app, services_for
+from gateway.audit import Audit
 from gateway.control import WorkerEnd
+from gateway.middleware import Forwarded
 from gateway.protocol import protocol_class
 from gateway.reload import Reloader, server_context
 from gateway.services import Services
@@ -75,7 +77,7 @@ async def serve(
     `listeners` None: they are made here. `together` is given by one process of several: it takes
     what counts and gives what speaks with the others. `again` reads the settings a second time, for
     SIGHUP and POST /admin/reload.
-    Raises WrongSchema, and ConfigError for a certificate that cannot be used.
+    Raises WrongSchema, AuditFailed, and ConfigError for a certificate that cannot be used.
     """
     set_up_logs(settings.telemetry.log_level, settings.telemetry.log_format)
     spare_the_collector()
@@ -85,6 +87,7 @@ async def serve(
         stack.push_async_callback(redis.aclose)
         schema = await check_schema(redis) or OLDEST
         services = await stack.enter_async_context(services_for(settings, redis, schema=schema))
+        await Audit(settings.audit_file, services.clock).check()
         reloader = Reloader(services, again, server_context(settings))
         apps = create_app(services, docs=settings.docs), admin_of(services, reloader)
         if together is not None:
@@ -210,8 +213,9 @@ async def _running(server: _Server, listener: socket.socket) -> AsyncIterator[No
 
 def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     limits = settings.limits
+    trusted = settings.forwarded.trusted
     return uvicorn.Config(
-        app,
+        Forwarded(app, trusted) if trusted else app,
         loop="none",
         http=protocol_class(
             header_bytes=limits.header_bytes,

@@ -87,7 +87,7 @@ async def test_the_order_holds_over_all_gateways(redis_url: str) -> None:
         tasks = []
         for number, (ledger, rank) in enumerate([(one, 2), (two, 1), (one, 0), (two, 2), (one, 1)]):
             tasks.append(asyncio.create_task(call(ledger, f"{rank}{number}", rank)))
-            await eventually(lambda n=number, of=ledger: of.waiting(MODEL) == n + 1)
+            await eventually(lambda n=number, of=ledger: of.waiting(MODEL) == n + 1)  # type: ignore[misc]
         one.release(held)
         await asyncio.gather(*tasks)
         assert order == sorted(order)
@@ -267,7 +267,7 @@ async def test_without_the_store_each_gateway_has_its_share(tmp_path: Path) -> N
         assert sum(task.done() for task in tasks) == 3
         both[0].release(kept)
         for number in range(len(tasks)):
-            await eventually(lambda n=number: sum(task.done() for task in tasks) > n)
+            await eventually(lambda n=number: sum(task.done() for task in tasks) > n)  # type: ignore[misc]
             for task in tasks:
                 for ledger in both:
                     if task.done():
