@@ -13,7 +13,7 @@ DEV := .venv/.dev-is-current
 NODE := tests/node/node_modules/.package-lock.json
 BUILD_ENGINE := $(BIN)/python -m backends.embedded.environment
 
-.PHONY: bench bench-certify bench-jobs bench-slo help install serve engine check format test test-chaos test-compose deployment sbom coverage lock clean bench-autoscale
+.PHONY: bench bench-certify bench-jobs bench-slo help install serve engine check format test test-chaos test-compose deployment sbom audit coverage lock clean bench-autoscale
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-chaos  10,000 jobs under random kill -9 (ARGS='--jobs 500')"
 	@echo "make deployment    write compose/rocm.yaml, the dashboards and the engines' manifests again"
 	@echo "make sbom      write build/sbom-*.json (CycloneDX)"
+	@echo "make audit     look the pinned dependencies up among known vulnerabilities (status 2: no data)"
 	@echo "make format    let ruff format and fix"
 	@echo "make coverage  every test, with branch coverage"
 	@echo "make lock      pin the dependencies again (UPGRADE=1 for newer versions)"
@@ -98,6 +99,10 @@ sbom: $(DEV)
 	    $(BIN)/uv tool run --from 'cyclonedx-bom==7.5.0' cyclonedx-py requirements constraints/$$name.txt \
 	        --pyproject pyproject.toml --output-reproducible --output-file build/sbom-$$name.json || exit 1; \
 	done
+
+# Known vulnerabilities of what the images install; without the data it says so and fails.
+audit: $(DEV)
+	$(BIN)/python -m scripts.audit
 
 test-chaos: $(DEV)
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -162,7 +162,7 @@ class Accounting:
             receipt.error_code = error.code
             receipt.status = receipt.status or error.status
         duration_s = asyncio.get_running_loop().time() - call.arrived
-        self._measure(receipt, duration_s)
+        self._measure(receipt, duration_s, _ids(span, {})[0])
         if self._watcher is not None:
             self._watcher.closed(receipt, duration_s)
         if span is not None:
@@ -171,17 +171,18 @@ class Accounting:
         line = _line(receipt, _ids(span, carrier), duration_s)
         self._log.write(line, call.arrived_at + duration_s)
 
-    def _measure(self, receipt: Receipt, duration_s: float) -> None:
+    def _measure(self, receipt: Receipt, duration_s: float, trace_id: str | None) -> None:
         call, metrics = receipt.call, self._metrics
         by = (call.operation.value, call.model, call.class_name)
         metrics.calls.labels(*by, receipt.outcome.value).inc()
-        metrics.duration.labels(*by, receipt.error_code or "").observe(duration_s)
+        seen = (trace_id, call.arrived_at + duration_s)
+        metrics.duration.labels(*by, receipt.error_code or "").observe(duration_s, *seen)
         if receipt.ttft_s is not None:
-            metrics.ttft.labels(*by).observe(receipt.ttft_s)
+            metrics.ttft.labels(*by).observe(receipt.ttft_s, *seen)
         if receipt.tpot_s is not None:
-            metrics.tpot.labels(*by).observe(receipt.tpot_s)
+            metrics.tpot.labels(*by).observe(receipt.tpot_s, *seen)
         if receipt.attempts:
-            metrics.queue.labels(*by).observe(receipt.queued_s)
+            metrics.queue.labels(*by).observe(receipt.queued_s, *seen)
         if receipt.usage is not None:
             metrics.tokens.labels(*by, "input").observe(receipt.usage.prompt_tokens)
             metrics.tokens.labels(*by, "output").observe(receipt.usage.completion_tokens)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from backends.clock import Clock, SystemClock
 from backends.probe import Prober
 from backends.registry import Registry
+from backends.store_schema import VERSION
 from gateway.accounting import Accounting
 from gateway.agreement import Agreement
 from gateway.api import (
@@ -55,9 +56,12 @@ from gateway.worker_yield import Yielding
 
 @asynccontextmanager
 async def services_for(
-    settings: Settings, redis: Redis, *, clock: Clock | None = None
+    settings: Settings, redis: Redis, *, clock: Clock | None = None, schema: int = VERSION
 ) -> AsyncIterator[Services]:
-    """Build everything that one gateway process holds, and end it in reverse order."""
+    """Build everything that one gateway process holds, and end it in reverse order.
+
+    `schema` is the store's, and what is written there is of that schema.
+    """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
@@ -74,7 +78,7 @@ async def services_for(
             idle_s=settings.upstream.idle_s, at_most=settings.upstream.connections_per_replica
         )
         stack.callback(upstreams.close)
-        ledger = RedisLedger(redis, clock)
+        ledger = RedisLedger(redis, clock, tells_spare=schema > 1)
         stack.push_async_callback(ledger.aclose)
         timeouts = settings.timeouts
         relay = Relay(

@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def _kind(annotation: Any) -> str:
         return "list"
     if origin is typing.Literal:
         return ", ".join(f"`{each}`" for each in arguments)
+    if annotation == IPv4Network | IPv6Network:
+        return "network"
     if arguments:  # optional, or annotated
         return _kind(next(each for each in arguments if each is not type(None)))
     if isinstance(annotation, type) and issubclass(annotation, Enum):

@@ -8,10 +8,12 @@ one event loop; the names and the text are the same.
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
@@ -59,20 +61,32 @@ class Counts(Collector):
         return [family]
 
 
-class Spread:
-    """How often something was how large."""
+class Seen(NamedTuple):
+    """What leads to a call: who is traced, by its trace; the value in question; Unix seconds."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    trace_id: str
+    value: float
+    at: float
+
+
+class Spread:
+    """How often something was how large; per bucket, the last traced call that was."""
+
+    __slots__ = ("_bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
+        self.exemplars: dict[int, Seen] = {}
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, trace_id: str | None = None, at: float = 0.0) -> None:
         """Count one value, in the bucket of the least bound that is not below it."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        bucket = bisect_left(self._bounds, value)
+        self.counts[bucket] += 1
         self.total += value
+        if trace_id is not None:
+            self.exemplars[bucket] = Seen(trace_id, value, at)
 
 
 class Spreads(Collector):
@@ -107,7 +121,15 @@ class Spreads(Collector):
         """Prometheus: give all numbers."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._names)
         for values, spread in self._by.items():
-            buckets = [*zip(self._written, accumulate(spread.counts), strict=True)]
+            sums = zip(self._written, accumulate(spread.counts), strict=True)
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for index, (bound, count) in enumerate(sums):
+                seen = spread.exemplars.get(index)
+                if seen is None:
+                    buckets.append((bound, count))
+                else:
+                    of_trace = Exemplar({"trace_id": seen.trace_id}, seen.value, seen.at)
+                    buckets.append((bound, count, of_trace))
             family.add_metric(values, buckets, spread.total)
         return [family]
 

@@ -1,9 +1,11 @@
 """What is done to every request and answer, whatever its route? Pure ASGI only."""
 
 import asyncio
+from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.forwarded import Network, caller, is_trusted, parsed, values
 from gateway.protocol import new_request_id
 
 
@@ -38,3 +40,29 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class Forwarded:
+    """Puts the caller's address and scheme into the scope, where the peer is a trusted proxy.
+
+    From any other peer the headers mean nothing.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
+        self._app = app
+        self._trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        peer = scope.get("client")
+        if scope["type"] == "http" and peer is not None:
+            address = parsed(peer[0])
+            if address is not None and is_trusted(address, self._trusted):
+                headers = scope["headers"]
+                found = caller(address, values(headers, b"x-forwarded-for"), self._trusted)
+                if found != address:
+                    scope["client"] = (str(found), 0)
+                scheme = values(headers, b"x-forwarded-proto")[-1:]
+                if scheme and scheme[0].lower() in ("http", "https"):
+                    scope["scheme"] = scheme[0].lower()
+        await self._app(scope, receive, send)

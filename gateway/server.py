@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 
+from backends.fleet import HealthState
 from backends.store import connect
-from backends.store_schema import check_schema
+from backends.store_schema import OLDEST, check_schema
 from gateway.api.admin import admin_app
 from gateway.api.admin_autoscale import autoscale_routes
 from gateway.api.admin_jobs import job_routes
@@ -25,7 +27,9 @@ from gateway.api.health import count
 from gateway.api.health import router as probes
 from gateway.api.reload import reload_routes
 from gateway.app import create_app, services_for
+from gateway.audit import Audit
 from gateway.control import WorkerEnd
+from gateway.middleware import Forwarded
 from gateway.protocol import protocol_class
 from gateway.reload import Reloader, server_context
 from gateway.services import Services
@@ -34,6 +38,7 @@ from gateway.telemetry import set_up_logs
 
 BACKLOG = 2048
 READY_POLL_S = 0.05
+FIRST_LOOK_S = 3.0  # a probe that nobody answers takes 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ async def serve(
     `listeners` None: they are made here. `together` is given by one process of several: it takes
     what counts and gives what speaks with the others. `again` reads the settings a second time, for
     SIGHUP and POST /admin/reload.
-    Raises WrongSchema, and ConfigError for a certificate that cannot be used.
+    Raises WrongSchema, AuditFailed, and ConfigError for a certificate that cannot be used.
     """
     set_up_logs(settings.telemetry.log_level, settings.telemetry.log_format)
     spare_the_collector()
@@ -80,10 +85,11 @@ async def serve(
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        await check_schema(redis)
-        services = await stack.enter_async_context(services_for(settings, redis))
+        schema = await check_schema(redis) or OLDEST
+        services = await stack.enter_async_context(services_for(settings, redis, schema=schema))
+        await Audit(settings.audit_file, services.clock).check()
         reloader = Reloader(services, again, server_context(settings))
-        apps = create_app(services, docs=settings.docs), _admin(services, reloader)
+        apps = create_app(services, docs=settings.docs), admin_of(services, reloader)
         if together is not None:
             end = together(lambda: count(services))
             services.background.start(end.run(), "workers")
@@ -98,6 +104,7 @@ async def serve(
             stack.enter_context(_signals(ended))
         if again is not None:
             stack.enter_context(_hangup(services, reloader))
+        await first_look(services, FIRST_LOOK_S)
         await stack.enter_async_context(_running(public, sockets.public))
         await stack.enter_async_context(_running(admin, sockets.admin))
         if on_ready is not None:
@@ -106,6 +113,23 @@ async def serve(
         await ended.wait()
         await drain(services, public, settings.timeouts.drain_s)
     return 0
+
+
+async def first_look(services: Services, within_s: float) -> None:
+    """Wait until each replica has been probed once, `within_s` at the most.
+
+    Who listens before that refuses calls that another gateway would have served.
+    """
+    registry = services.registry
+    with contextlib.suppress(TimeoutError, RedisError):
+        async with asyncio.timeout(within_s):
+            await registry.refresh()
+            while any(
+                each.health.state is HealthState.UNKNOWN
+                for pool in registry.fleet.pools.values()
+                for each in pool.standings
+            ):
+                await registry.changed()
 
 
 async def drain(services: Services, server: "_Server", within_s: float) -> None:
@@ -135,7 +159,8 @@ def _hangup(services: Services, reloader: Reloader) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def _admin(services: Services, reloader: Reloader) -> FastAPI:
+def admin_of(services: Services, reloader: Reloader) -> FastAPI:
+    """Make the admin API of a gateway, with all that it has."""
     return admin_app(
         services,
         probes=probes,
@@ -188,8 +213,9 @@ async def _running(server: _Server, listener: socket.socket) -> AsyncIterator[No
 
 def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     limits = settings.limits
+    trusted = settings.forwarded.trusted
     return uvicorn.Config(
-        app,
+        Forwarded(app, trusted) if trusted else app,
         loop="none",
         http=protocol_class(
             header_bytes=limits.header_bytes,

@@ -28,6 +28,7 @@ from gateway.settings_types import (
     Bytes,
     FrozenMap,
     Name,
+    Network,
     Port,
     Seconds,
     Section,
@@ -140,6 +141,16 @@ class Tls(Section):
                 "tls_half", "allowed: both cert_file and key_file, or neither", {"field": "tls"}
             )
         return self
+
+
+class Forwarded(Section):
+    """Proxies before the gateway, and what they say of callers."""
+
+    trusted: tuple[Network, ...] = Field(
+        (),
+        description="Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are "
+        "believed; from all others they mean nothing.",
+    )
 
 
 class TargetSettings(Section):
@@ -366,6 +377,10 @@ class Settings(Section):
     explain: Explain = Field(Explain(), description="Records of decisions.")
     isolation: Isolation = Field(Isolation(), description="What tenants may learn of each other.")
     tls: Tls = Field(Tls(), description="TLS on the API's own port.")
+    forwarded: Forwarded = Field(Forwarded(), description="Proxies before the gateway.")
+    audit_file: Path | None = Field(
+        None, description="Changes by the admin API are appended here, one JSON line each."
+    )
     classes: Annotated[FrozenMap[Name, ClassSettings], BeforeValidator(_with_default_classes)] = (
         Field({}, description="Promises by name, laid over MLPerf's interactive, server, offline.")
     )

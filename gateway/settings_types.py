@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     StringConstraints,
     WrapSerializer,
@@ -62,6 +63,25 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+
+
+def _network(value: object) -> object:
+    """Turn `10.0.0.0/8` or an address into a network."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ipaddress.ip_network(value.strip())
+    except ValueError:
+        raise PydanticCustomError(
+            "network", "allowed: an address, or a network as 10.0.0.0/8"
+        ) from None
+
+
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(_network),
+    PlainSerializer(str),
+]
 
 
 class Section(BaseModel):

@@ -8,6 +8,7 @@ import aiohttp
 
 from backends.restarts import Restarts
 from backends.store import connect
+from backends.store_schema import OLDEST, check_schema
 from gateway.app import services_for
 from gateway.jobs.model import Claim, JobKind
 from gateway.services import Services
@@ -79,12 +80,16 @@ async def serve_worker(
     port: int = 0,
     on_ready: Callable[[str], None] | None = None,
 ) -> int:
-    """Work until told to stop; give the exit status. Probes and metrics are at `host:port`."""
+    """Work until told to stop; give the exit status. Probes and metrics are at `host:port`.
+
+    Raises WrongSchema.
+    """
     set_up_logs(settings.telemetry.log_level, settings.telemetry.log_format)
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        services = await stack.enter_async_context(services_for(settings, redis))
+        schema = await check_schema(redis) or OLDEST
+        services = await stack.enter_async_context(services_for(settings, redis, schema=schema))
         worker = await stack.enter_async_context(worker_for(services))
         hooks = Webhooks(redis, services.jobs, settings.webhooks, services.clock, worker.name)
         services.background.start(hooks.run(), "webhooks")

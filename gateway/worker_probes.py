@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import generate_latest
 from redis.exceptions import RedisError
 
+from gateway.exposition import Form, joined, tell
 from gateway.jobs.census import metrics_of
 from gateway.services import Services
 from gateway.worker import Worker
@@ -21,13 +21,14 @@ async def probes(services: Services, worker: Worker, host: str, port: int) -> As
     async def alive(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "worker": worker.name, "busy": worker.busy})
 
-    async def metrics(_: web.Request) -> web.Response:
-        body = generate_latest(services.metrics.registry)
+    async def metrics(request: web.Request) -> web.Response:
+        form = Form.accepted(request.headers.get("accept", ""))
+        parts = [tell(services.metrics.registry, form)]
         try:
-            body += metrics_of(await services.jobs.census(now=services.clock.now()))
+            parts.append(metrics_of(await services.jobs.census(now=services.clock.now()), form))
         except (RedisError, OSError):
             pass  # what is ours can be told without the store
-        return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4"})
+        return web.Response(body=joined(parts, form), headers={"content-type": form.value})
 
     app = web.Application()
     for path in ("/livez", "/ready", "/readyz", "/health"):

@@ -81,6 +81,16 @@ DASHBOARDS: dict[str, Sequence[Panel]] = {
         Panel("Back to the queue", [("max by (pool) (rate(sluice_jobs_retries_total[5m]))", "{{pool}}")], "reqps"),
         Panel("Mean time of a job that ended well", [("max by (pool) (rate(sluice_jobs_service_seconds_total[1h])) / (max by (pool) (rate(sluice_jobs_completed_total[1h])) > 0)", "{{pool}}")], "s"),
     ),
+    "Sluice: autoscaler": (
+        Panel("Units: wanted by the forecast, target, ready", [(f"max by (pool) (sluice_autoscale_{each}_units)", each + " {{pool}}") for each in ("wanted", "target", "ready")]),
+        Panel("Units that are not (yet) of use", [(f"max by (pool) (sluice_autoscale_{each}_units)", each + " {{pool}}") for each in ("starting", "draining", "stuck")]),
+        Panel("Work of the last minute, in units", [("max by (pool) (sluice_autoscale_level_units)", "{{pool}}")]),
+        Panel("Target above what is ready", [("max by (pool) (sluice_autoscale_target_units) - max by (pool) (sluice_autoscale_ready_units)", "{{pool}}")], "short", "long above 0: starts fail or take long; below 0: units drain"),
+        Panel("Time from a start to serving", [("max by (pool) (sluice_autoscale_cold_start_seconds)", "{{pool}}")], "s"),
+        Panel("What a miss costs, in units that run", [("max by (pool) (sluice_autoscale_price)", "{{pool}}")]),
+        Panel("Instances: that act, that answer", [("sum(sluice_autoscale_leader)", "leaders"), ('sum(up{job="sluice-autoscaler"})', "up")], "short", "one leader, whatever the number of standbys"),
+        Panel("Blind: gateways' signals are old", [("max by (pool) (sluice_autoscale_blind)", "{{pool}}")], "short", "1: nothing is shrunk"),
+    ),
 }  # fmt: skip
 
 

@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--disable-radix-cache", action="store_true", help="no prefix is ever cached")
     add("--enable-cache-report", action=argparse.BooleanOptionalAction, default=True)
+    add("--enable-trace", action="store_true", help="send a span per request over OTLP/HTTP")
+    add("--otlp-traces-endpoint", default="localhost:4318", metavar="HOST:PORT")
     add("--api-key", help="ask for it as a bearer token")
     add(
         "--faults",
@@ -85,6 +87,7 @@ def settings_of(args: argparse.Namespace) -> SimulatedSettings:
         prefix_cache=not args.disable_radix_cache,
         cache_report=args.enable_cache_report,
         api_key=args.api_key,
+        otlp_traces_endpoint=f"http://{args.otlp_traces_endpoint}" if args.enable_trace else None,
         faults=Faults.parse(args.faults),
     )
 

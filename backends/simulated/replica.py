@@ -20,6 +20,7 @@ from backends.simulated.orders import Order, Orders
 from backends.simulated.refusals import QueueIsFull, Refusal
 from backends.simulated.settings import Faults, SimulatedSettings
 from backends.simulated.striking import Striker
+from backends.simulated.tracing import Tracing
 from backends.simulated.words import count_tokens, token_ids
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -39,6 +40,7 @@ class SimulatedReplica:
         self._clock = clock
         self._created = int(clock.now())
         self._striker = Striker(settings.faults)
+        self._tracing = Tracing(settings.otlp_traces_endpoint)
         law = settings.profile.law.scaled(settings.throughput_scale)
         self._law = law
         self.driver = Driver(_slowed(law, settings.faults), settings.limits(), clock)
@@ -76,6 +78,7 @@ class SimulatedReplica:
         for call in list(self._calls.values()):
             call.cancel()
         self.driver.stop()
+        self._tracing.close()
 
     # generating routes
 
@@ -100,6 +103,12 @@ class SimulatedReplica:
         return await self._serve(request, self._orders.chat(chat), self._messages)
 
     async def _serve(
+        self, request: web.Request, order: Order, dialect: Dialect
+    ) -> web.StreamResponse:
+        with self._tracing.request(request.headers, order.rid, self.settings.model):
+            return await self._answer(request, order, dialect)
+
+    async def _answer(
         self, request: web.Request, order: Order, dialect: Dialect
     ) -> web.StreamResponse:
         if order.rid in self._calls:

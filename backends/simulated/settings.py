@@ -52,7 +52,8 @@ class SimulatedSettings:
     batch s times as large, the prefill of one prompt takes 1/s as long. None: as the profile of
     (model, hardware) says. `port` is the first replica's (0: any free ones); `disconnect_poll_s` is
     how often SGLang looks whether a caller is still there who has had no byte yet (unary, queued,
-    prefilling); one who leaves a flowing stream is noticed at once.
+    prefilling); one who leaves a flowing stream is noticed at once. `otlp_traces_endpoint`:
+    base URL of an OTLP/HTTP receiver that gets a span per generating request; None: none are made.
     """
 
     model: str = "llama2-70b"
@@ -74,6 +75,7 @@ class SimulatedSettings:
     keep_alive_s: float = 5.0
     disconnect_poll_s: float = 4.0
     embedding_size: int = 256
+    otlp_traces_endpoint: str | None = None
     faults: Faults = Faults()
 
     @property

@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backends.clock import Clock
 from backends.fleet import EngineKind, Fleet, Replica, Standing
 from backends.registry import replica_id
+from gateway.api.audited import audit
 from gateway.api.refusals import answer, install
+from gateway.audit import Audit
 from gateway.auth import Authenticator
 from gateway.call import Quota
 from gateway.errors import BadKey, BodyTooLarge, Forbidden, InvalidRequest, NotFound, Unavailable
@@ -146,6 +148,7 @@ def admin_app(
         openapi_url="/openapi.json" if shown else None,
     )
     app.state.services = services  # where the probes look
+    app.state.audit = Audit(services.settings.audit_file, services.clock)
     install(app)
 
     @app.exception_handler(RedisError)
@@ -177,25 +180,27 @@ def _replica_routes(services: AdminServices) -> APIRouter:
     async def add_replica(new: NewReplica, request: Request) -> dict[str, Any]:
         replica = _replica(new, services.settings)
         await registry.adopt(replica)
-        _audit(request, "replica.add", replica=replica.id, model=replica.model, url=replica.url)
+        await audit(
+            request, "replica.add", replica=replica.id, model=replica.model, url=replica.url
+        )
         return _shown(Standing(replica), services.clock.now())
 
     @router.post("/{name}/drain")
     async def drain_replica(name: str, request: Request) -> dict[str, Any]:
         _known(await registry.drain(name), name)
-        _audit(request, "replica.drain", replica=name)
+        await audit(request, "replica.drain", replica=name)
         return {"id": name, "draining": True}
 
     @router.post("/{name}/resume")
     async def resume_replica(name: str, request: Request) -> dict[str, Any]:
         _known(await registry.resume(name), name)
-        _audit(request, "replica.resume", replica=name)
+        await audit(request, "replica.resume", replica=name)
         return {"id": name, "draining": False}
 
     @router.delete("/{name}")
     async def remove_replica(name: str, request: Request) -> dict[str, Any]:
         _known(await registry.remove(name), name)
-        _audit(request, "replica.remove", replica=name)
+        await audit(request, "replica.remove", replica=name)
         return {"id": name, "deleted": True}
 
     return router
@@ -211,7 +216,7 @@ def _key_routes(services: AdminServices) -> APIRouter:
     @router.post("", status_code=201)
     async def create_key(new: NewKey, request: Request) -> dict[str, Any]:
         key, record = await services.keys.create(_grant(new, services))
-        _audit(request, "key.create", key_id=record.id, tenant=record.grant.tenant)
+        await audit(request, "key.create", key_id=record.id, tenant=record.grant.tenant)
         return {**record.shown(), "key": key}
 
     @router.delete("/{key_id}")
@@ -220,7 +225,7 @@ def _key_routes(services: AdminServices) -> APIRouter:
         if record is None:
             raise NotFound(f"No key with the id '{key_id[:200]}'.")
         services.authenticator.forget(key_id)
-        _audit(request, "key.revoke", key_id=key_id)
+        await audit(request, "key.revoke", key_id=key_id)
         return record.shown()
 
     return router
@@ -303,9 +308,3 @@ def _shown(standing: Standing, now: float) -> dict[str, Any]:
 def _known(found: bool | None, name: str) -> None:
     if found is False:
         raise NotFound(f"No replica with the id '{name[:200]}'.")
-
-
-def _audit(request: Request, action: str, **what: str) -> None:
-    """Log who changed what; the admin key has one owner, so who is where it came from."""
-    address = request.client.host if request.client else "unknown"
-    _log.info("admin_write", action=action, actor=f"admin@{address}", **what)

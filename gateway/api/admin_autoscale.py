@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request
 from redis.asyncio import Redis
 
 from backends import autoscaling
 from backends.clock import Clock
+from gateway.api.audited import actor, audit
 from gateway.errors import NotFound
-
-_log = structlog.get_logger("admin")
 
 
 def autoscale_routes(store: Redis, clock: Clock) -> APIRouter:
@@ -30,14 +28,14 @@ def autoscale_routes(store: Redis, clock: Clock) -> APIRouter:
     @router.post("/pause")
     async def pause(request: Request) -> dict[str, Any]:
         now = clock.now()
-        await autoscaling.pause(store, now=now, by=_actor(request))
-        _log.info("admin_write", action="autoscale.pause", actor=_actor(request))
+        await autoscaling.pause(store, now=now, by=actor(request))
+        await audit(request, "autoscale.pause")
         return {"paused": True, "paused_at": now}
 
     @router.post("/resume")
     async def resume(request: Request) -> dict[str, Any]:
         was = await autoscaling.resume(store)
-        _log.info("admin_write", action="autoscale.resume", actor=_actor(request))
+        await audit(request, "autoscale.resume")
         return {"paused": False, "was_paused": was}
 
     @router.post("/approve/{pool}")
@@ -45,11 +43,7 @@ def autoscale_routes(store: Redis, clock: Clock) -> APIRouter:
         proposal = await autoscaling.approve(store, pool)
         if proposal is None:
             raise NotFound(f"Nothing waits for approval in the pool '{pool[:200]}'.")
-        _log.info("admin_write", action="autoscale.approve", actor=_actor(request), pool=pool)
+        await audit(request, "autoscale.approve", pool=pool)
         return {"approved": True, "proposal": proposal}
 
     return router
-
-
-def _actor(request: Request) -> str:
-    return f"admin@{request.client.host if request.client else 'unknown'}"

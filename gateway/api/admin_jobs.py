@@ -2,15 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-import structlog
 from fastapi import APIRouter, Query, Request
 
 from backends.clock import Clock
+from gateway.api.audited import audit
 from gateway.errors import Conflict, NotFound
 from gateway.jobs.model import Job, JobError
 from gateway.jobs.store import JobStore
-
-_log = structlog.get_logger("admin")
 
 
 def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
@@ -67,7 +65,7 @@ def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
         await _find(jobs, job_id)
         why = JobError("cancelled", "The job was cancelled by the operator.")
         await jobs.cancel(job_id, now=clock.now(), error=why)
-        _audit(request, "job.cancel", job_id)
+        await audit(request, "job.cancel", job=job_id)
         return _shown(await _find(jobs, job_id))
 
     @router.post("/{job_id}/requeue")
@@ -75,7 +73,7 @@ def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
         job = await _find(jobs, job_id)
         if not await jobs.requeue(job_id, now=clock.now()):
             raise Conflict(f"Only a failed job can be put back; this one is {job.status}.")
-        _audit(request, "job.requeue", job_id)
+        await audit(request, "job.requeue", job=job_id)
         return _shown(await _find(jobs, job_id))
 
     return router
@@ -103,8 +101,3 @@ def _shown(job: Job) -> dict[str, Any]:
         if job.error is None
         else {"code": job.error.code, "message": job.error.message},
     }
-
-
-def _audit(request: Request, action: str, job_id: str) -> None:
-    address = request.client.host if request.client else "unknown"
-    _log.info("admin_write", action=action, actor=f"admin@{address}", job=job_id)

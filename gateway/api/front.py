@@ -17,12 +17,12 @@ class Front(FastAPI):
 
     def __init__(self, *, ahead: Mapping[str, ASGIApp], **options: Any) -> None:
         super().__init__(**options)
-        self._ahead = ahead
+        self.ahead = ahead
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            route = self._ahead.get(scope["path"])
+            route = self.ahead.get(scope["path"])
             if route is not None:
                 return await route(scope, receive, send)
         return await super().__call__(scope, receive, send)

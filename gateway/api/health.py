@@ -4,12 +4,12 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.control import Gather
+from gateway.exposition import Form, joined, read, tell, write
 from gateway.jobs.census import metrics_of
 from gateway.services import Services
 
@@ -44,21 +44,25 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Give the metrics in Prometheus' text format, of all processes that serve this port."""
+    """Give the metrics of all processes that serve this port, as OpenMetrics or as plain text."""
     services: Services = request.app.state.services
-    body = count(services)
+    form = Form.accepted(request.headers.get("accept", ""))
     gather: Gather | None = getattr(request.app.state, "gather", None)
-    if gather is not None:
-        body = await gather(body)
+    if gather is None:
+        parts = [count(services, form)]
+    else:
+        parts = [await gather(count(services))]
+        if form is not Form.OPENMETRICS:
+            parts = [write(read(parts[0].decode()), form).encode()]
     try:
-        body += metrics_of(await services.jobs.census(now=services.clock.now()))
+        parts.append(metrics_of(await services.jobs.census(now=services.clock.now()), form))
     except (RedisError, OSError):
         pass  # what is ours can be told without the store
-    return Response(body, media_type=CONTENT_TYPE_LATEST)
+    return Response(joined(parts, form), headers={"content-type": form.value})
 
 
-def count(services: Services) -> bytes:
-    """Give this process's metrics in Prometheus' text format."""
+def count(services: Services, form: Form = Form.OPENMETRICS) -> bytes:
+    """Give this process's metrics."""
     instruments = services.metrics
     for model in services.models():
         pool = services.registry.fleet.pool(model)
@@ -66,7 +70,7 @@ def count(services: Services) -> bytes:
         instruments.ready.labels(model).set(len(pool.routable))
         instruments.running.labels(model).set(running)
         instruments.waiting.labels(model).set(services.ledger.waiting(model))
-    return generate_latest(instruments.registry)
+    return tell(instruments.registry, form)
 
 
 @router.get("/version")

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from redis import RedisError
 
 from backends.clock import SystemClock
 from backends.store import connect
+from gateway.audit import Audit, AuditFailed
 from gateway.call import Quota
 from gateway.cli.data_dir import DataDir
 from gateway.cli.failure import USAGE, CommandFailed
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         case "list":
             return _list(options, url)
         case _:
-            return _revoke(options, url)
+            return _revoke(options, settings, url)
 
 
 def store_url(settings: Settings) -> str:
@@ -106,6 +108,7 @@ def _create(options: argparse.Namespace, settings: Settings, url: str) -> int:
     )
     _check_classes(grant, settings)
     key, record = _with_store(url, lambda keys: keys.create(grant))
+    _note(settings, "key.create", record)
     if options.json:
         print(json.dumps({**record.shown(), "key": key}, indent=2))
     else:
@@ -125,10 +128,11 @@ def _list(options: argparse.Namespace, url: str) -> int:
     return 0
 
 
-def _revoke(options: argparse.Namespace, url: str) -> int:
+def _revoke(options: argparse.Namespace, settings: Settings, url: str) -> int:
     record = _with_store(url, lambda keys: keys.revoke(options.id))
     if record is None:
         raise CommandFailed(f"no key with the id {options.id!r}")
+    _note(settings, "key.revoke", record)
     if options.json:
         print(json.dumps(record.shown(), indent=2))
     else:
@@ -148,6 +152,17 @@ def _with_store(url: str, act: Callable[[KeyStore], Awaitable[T]]) -> T:
         return asyncio.run(run())
     except (RedisError, OSError, ValueError) as error:
         raise CommandFailed(f"the store does not answer: {error}") from error
+
+
+def _note(settings: Settings, action: str, record: KeyRecord) -> None:
+    """Keep what was done in the file of the settings; what is done stands without it, too."""
+    file = Audit(settings.audit_file, SystemClock())
+    try:
+        asyncio.run(
+            file.append(action, f"uid{os.getuid()}", key_id=record.id, tenant=record.grant.tenant)
+        )
+    except AuditFailed as error:
+        say(f"warning: audit_file: {error}")
 
 
 def _check_classes(grant: Grant, settings: Settings) -> None:

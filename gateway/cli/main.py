@@ -31,6 +31,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "setup": Subject("gateway.cli.setup", "make the secrets of a deployment, once"),
     "gateway": Subject("gateway.cli.gateway", "run the gateway alone"),
     "check": Subject("gateway.cli.check", "print the settings that hold, or what is wrong"),
+    "store": Subject("gateway.cli.store", "tell or raise the store's schema"),
     "keys": Subject("gateway.cli.keys", "create, list and revoke API keys"),
     "worker": Subject("gateway.cli.worker", "work on videos and batches"),
     "jobs": Subject("gateway.cli.jobs", "list, show, cancel and requeue videos and batches"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from redis import RedisError
 
+from backends.store_schema import WrongSchema
 from gateway.cli.failure import CommandFailed
 from gateway.cli.interrupts import Interrupts, run
 from gateway.cli.keys import store_url
@@ -39,5 +40,5 @@ async def _serve(
             port=options.port,
             on_ready=lambda where: say(f"sluice worker: at work; {where}/metrics"),
         )
-    except (OSError, RedisError) as error:
+    except (OSError, RedisError, WrongSchema) as error:
         raise CommandFailed(str(error)) from error

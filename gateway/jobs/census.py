@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.asyncio import Redis
+
+from gateway.exposition import Form, tell
 
 JOBS = "sluice:jobs:"
 COUNTED = {
@@ -66,11 +68,11 @@ async def take_census(redis: Redis, *, now: float) -> Census:
     return Census(pools, slots, live)
 
 
-def metrics_of(census: Census) -> bytes:
-    """Give the census in Prometheus' text format."""
+def metrics_of(census: Census, form: Form = Form.TEXT) -> bytes:
+    """Give the census as Prometheus reads it."""
     registry = CollectorRegistry()
     registry.register(_Told(census))
-    return generate_latest(registry)
+    return tell(registry, form)
 
 
 class _Told(Collector):

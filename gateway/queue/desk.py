@@ -46,6 +46,7 @@ class Desk:
         lease_ids: Callable[[], str],
         gateway: str,
         starvation_s: float,
+        tells_spare: bool = True,
     ) -> None:
         self.model = model
         self.drain = Drain()
@@ -55,6 +56,7 @@ class Desk:
         self._lease_ids = lease_ids
         self._gateway = gateway
         self._starvation_s = starvation_s
+        self._tells_spare = tells_spare
         self._bounds = Bounds()
         self._waiters: dict[str, Waiter] = {}
         self._held: dict[str, Slot] = {}
@@ -123,7 +125,7 @@ class Desk:
         if rank is None:
             self._add(exchange.usable(replicas))
         for each in candidates:
-            self._add(exchange.bounds(each, rank))
+            self._add(self._told(each, rank))
         self._add(exchange.hand_over(replicas), urgent=True)
 
     def outstanding(self, replica_id: str) -> Cost:
@@ -249,7 +251,10 @@ class Desk:
     def _tell(self, candidate: Candidate, rank: int) -> None:
         self._bounds.tell_of(candidate, rank)
         if self._book is None:
-            self._add(exchange.bounds(candidate, rank))
+            self._add(self._told(candidate, rank))
+
+    def _told(self, candidate: Candidate, rank: int | None) -> Operation:
+        return exchange.bounds(candidate, rank, tells_spare=self._tells_spare)
 
     def _share(self, candidate: Candidate) -> Candidate:
         """Give what is ours of a replica while nobody can ask the store."""
@@ -347,7 +352,7 @@ class Desk:
         self._start()
 
     def _everything(self) -> list[Operation]:
-        told = [exchange.bounds(each, rank) for each, rank in self._bounds.all()]
+        told = [self._told(each, rank) for each, rank in self._bounds.all()]
         slots = [exchange.held(slot) for slot in self._held.values()]
         waiting = [exchange.acquire(each.waiting) for each in self._waiters.values()]
         rest = [exchange.hand_over(self._bounds.replicas), exchange.sweep({})]

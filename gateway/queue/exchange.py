@@ -78,8 +78,8 @@ def first_token(slot: Slot) -> Operation:
     return ("f", slot.lease_id, slot.replica_id)
 
 
-def bounds(candidate: Candidate, rank: int | None) -> Operation:
-    """Tell up to what a replica may be filled."""
+def bounds(candidate: Candidate, rank: int | None, *, tells_spare: bool = True) -> Operation:
+    """Tell up to what a replica may be filled; `tells_spare` as in RedisLedger."""
     return (
         "b",
         "*" if rank is None else rank,
@@ -87,7 +87,7 @@ def bounds(candidate: Candidate, rank: int | None) -> Operation:
         max(0, candidate.sequences),
         "" if candidate.kv_tokens is None else max(0, candidate.kv_tokens),
         "" if candidate.prefill_tokens is None else max(0, candidate.prefill_tokens),
-        max(0, candidate.spare),
+        max(0, candidate.spare) if tells_spare else "",
     )
 
 

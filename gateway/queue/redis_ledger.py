@@ -30,16 +30,24 @@ class RedisLedger:
 
     A slot that another gateway frees comes within a round trip, within `ROUND_S` where the message
     is lost. What a dead gateway held comes free within about `desk.EXPIRY_S` + `ROUND_S`.
+    `tells_spare` False: what others read of our bounds has no `spare`, which gateways of the
+    store's schema 1 do not know.
     """
 
     def __init__(
-        self, redis: Redis, clock: Clock | None = None, *, starvation_s: float = STARVATION_S
+        self,
+        redis: Redis,
+        clock: Clock | None = None,
+        *,
+        starvation_s: float = STARVATION_S,
+        tells_spare: bool = True,
     ) -> None:
         self.gateway = secrets.token_hex(4)
         self._redis = redis
         self._line = Line(redis, answer_s=ANSWER_S)
         self._clock = clock or SystemClock()
         self._starvation_s = starvation_s
+        self._tells_spare = tells_spare
         self._script = Script("gateway.queue", "ledger.lua")
         self._desks: dict[str, Desk] = {}
         self._desk_of: dict[str, Desk] = {}
@@ -135,6 +143,7 @@ class RedisLedger:
                 lease_ids=lambda: f"{self.gateway}:{next(self._numbers)}",
                 gateway=self.gateway,
                 starvation_s=self._starvation_s,
+                tells_spare=self._tells_spare,
             )
         return desk
 

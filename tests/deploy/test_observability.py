@@ -4,12 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from autoscale.endpoint import Gauges
+from autoscale.loop import Autoscaler
 from gateway.jobs.census import COUNTED, Census, PoolCensus, metrics_of
 from gateway.telemetry import Metrics
 from scripts.dashboards import files
@@ -60,7 +63,20 @@ def told() -> dict[str, frozenset[str]]:
     for family in text_string_to_metric_families(metrics_of(census).decode()):
         for sample in family.samples:
             labels[sample.name] = frozenset(sample.labels)
+    for family in text_string_to_metric_families(autoscaler_s().decode()):
+        for sample in family.samples:
+            labels[sample.name] = frozenset(sample.labels)
     return labels
+
+
+def autoscaler_s() -> bytes:
+    """What an autoscaler of one pool tells; the values do not matter."""
+    view = SimpleNamespace(
+        ready=1, starting=[], draining=0, stuck=0, blind=False, cold_start_s=60.0
+    )
+    plan = SimpleNamespace(target=1, wanted=1.0, price=1.0)
+    last = SimpleNamespace(view=view, plan=plan, forecast=SimpleNamespace(level=1.0))
+    return Gauges(cast(Autoscaler, SimpleNamespace(leads=True, last={"p": last}))).text()
 
 
 def names_in(expr: str) -> set[str]:

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+DURATION = "gen_ai_server_request_duration_seconds"
+
+
 def configured(directory: Path, target: str) -> Path:
     """Write the deployment's rules and a configuration that looks every second."""
     (directory / "rules").mkdir()
@@ -46,12 +50,17 @@ async def test_prometheus_counts_promises_that_were_kept_and_broken(
     async with (
         serve(SimulatedSettings(model="m", mean_output_tokens=5)) as urls,
         running_gateway(
-            redis_url, {"m": [*urls]}, classes=classes, routing={"policy": "least_outstanding"}
+            redis_url,
+            {"m": [*urls]},
+            classes=classes,
+            routing={"policy": "least_outstanding"},
+            # Nobody listens there: spans are lost, and their ids stand in the metrics.
+            telemetry={"otlp_endpoint": "http://127.0.0.1:9", "trace_ratio": 0.0},
         ) as gateway,
         aiohttp.ClientSession() as session,
     ):
         command = ["prometheus", f"--config.file={configured(tmp_path, gateway.url[7:])}"]
-        command += [f"--storage.tsdb.path={tmp_path}/data"]
+        command += [f"--storage.tsdb.path={tmp_path}/data", "--enable-feature=exemplar-storage"]
         command += [f"--web.listen-address=127.0.0.1:{free_port}"]
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -68,7 +77,9 @@ async def test_prometheus_counts_promises_that_were_kept_and_broken(
                     "service_tier": tier,
                     "messages": [{"role": "user", "content": "hi"}],
                 }
-                async with session.post(f"{gateway.url}/v1/chat/completions", json=body) as answer:
+                url = f"{gateway.url}/v1/chat/completions"
+                headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+                async with session.post(url, json=body, headers=headers) as answer:
                     await answer.read()
                     assert answer.status == 200
 
@@ -92,6 +103,12 @@ async def test_prometheus_counts_promises_that_were_kept_and_broken(
 
             await eventually(is_told, within_s=60, every_s=0.5)
             assert await value('up{job="sluice"}') == {"": 1.0}
+            asked = {"query": f"{DURATION}_bucket", "start": "0", "end": "9999999999"}
+            url = f"http://127.0.0.1:{free_port}/api/v1/query_exemplars"
+            async with session.get(url, params=asked) as answer:
+                series = (await answer.json())["data"]
+            found = [each["labels"]["trace_id"] for one in series for each in one["exemplars"]]
+            assert set(found) == {TRACE}
             assert (await value("sluice:burn:rate5m"))["interactive"] == pytest.approx(100)
         finally:
             process.terminate()

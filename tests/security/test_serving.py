@@ -1,4 +1,4 @@
-"""TLS, reload and the store's schema, on a whole gateway as the command line runs it."""
+"""TLS and reload, on a whole gateway as the command line runs it."""
 
 import asyncio
 import os
@@ -13,11 +13,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from redis.asyncio import Redis
 
 from backends.simulated.server import serve as serve_simulated
 from backends.simulated.settings import SimulatedSettings
-from backends.store_schema import KEY, VERSION, WrongSchema, check_schema
 from gateway.config import ConfigError, load
 from gateway.server import Bound, serve
 from gateway.settings import Settings
@@ -197,11 +195,3 @@ async def test_a_faulty_file_changes_nothing_on_sighup(
         config.write_text("no_auth: true\nlimits: {body_bytes: 4096}\n")
         os.kill(os.getpid(), signal.SIGHUP)
         await eventually(lambda: heard("reloaded"))
-
-
-async def test_a_store_of_another_schema_is_refused(redis: Redis) -> None:
-    assert await check_schema(redis) == VERSION
-    assert await check_schema(redis) == VERSION
-    await redis.set(KEY, VERSION + 1)
-    with pytest.raises(WrongSchema, match=f"schema {VERSION + 1}"):
-        await check_schema(redis)

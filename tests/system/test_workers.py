@@ -12,6 +12,7 @@ import aiohttp
 import psutil
 import pytest
 import yaml
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.system.processes import START_WITHIN_S, Process, poll, process, simulated_replica
@@ -84,14 +85,24 @@ async def stream(session: aiohttp.ClientSession, url: str, tokens: int) -> bytes
 
 async def served(session: aiohttp.ClientSession, url: str) -> float:
     """Count the calls that ended well, in all processes."""
-    async with session.get(f"{url}/metrics") as reply:
-        text = await reply.text()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "sluice_calls_total" and sample.labels["outcome"] == "ok"
-    )
+    found: list[float] = []
+    for accept, families in (
+        ("text/plain", text_string_to_metric_families),
+        ("application/openmetrics-text", openmetrics.text_string_to_metric_families),
+    ):
+        async with session.get(f"{url}/metrics", headers={"accept": accept}) as reply:
+            assert reply.content_type == accept
+            text = await reply.text()
+        found.append(
+            sum(
+                sample.value
+                for family in families(text)
+                for sample in family.samples
+                if sample.name == "sluice_calls_total" and sample.labels["outcome"] == "ok"
+            )
+        )
+    assert found[0] == found[1]
+    return found[0]
 
 
 async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:

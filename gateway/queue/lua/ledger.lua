@@ -475,7 +475,9 @@ end
 
 function operations.b()
   local rank, replica = next_field(), next_field()
-  local text = next_field() .. ' ' .. next_field() .. ' ' .. next_field() .. ' ' .. next_field()
+  local text = next_field() .. ' ' .. next_field() .. ' ' .. next_field()
+  local spare = next_field()
+  if spare ~= '' then text = text .. ' ' .. spare end -- "" in a store that older versions read, too
   local key = base .. ':view:' .. gateway
   if rank == '*' then
     call('HSET', key, replica, text)

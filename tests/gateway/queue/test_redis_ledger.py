@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from redis.asyncio import Redis
 
 from backends.store import connect, open_store
 from gateway.queue.exchange import PREFIX, WAITING, read_waiting
-from gateway.queue.ledger import Backlog, Candidate, Cost, Slot
+from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.redis_ledger import RedisLedger
 from gateway.scripts import Script
 from tests.gateway.queue.asks import MODEL, Caller, ask, emptied
@@ -28,10 +29,10 @@ QUEUE = f"{PREFIX}{{{MODEL}}}"
 
 
 @asynccontextmanager
-async def gateway(url: str) -> AsyncIterator[RedisLedger]:
+async def gateway(url: str, *, tells_spare: bool = True) -> AsyncIterator[RedisLedger]:
     """One gateway's ledger, with its tasks."""
     client = connect(url)
-    ledger = RedisLedger(client, starvation_s=60)
+    ledger = RedisLedger(client, starvation_s=60, tells_spare=tells_spare)
     running = asyncio.create_task(ledger.run())
     try:
         yield ledger
@@ -180,6 +181,19 @@ async def test_what_a_killed_gateway_held_comes_free(redis_url: str, redis: Redi
         mine = {f"{QUEUE}:{what}" for what in ("meta", "gateways", "finish")}
         own = {f"{QUEUE}:{what}:{survivor.gateway}" for what in ("view", "done")}
         assert left <= mine | own
+
+
+async def test_in_a_store_of_schema_1_bounds_are_what_that_schema_s_gateways_read(
+    redis_url: str, redis: Redis
+) -> None:
+    bound = Candidate("a", 2, kv_tokens=50, spare=1)
+    call = Ask(call_id="1", model=MODEL, rank=1, candidates=(bound,))
+    for tells_spare, told in ((False, b"2 50 "), (True, b"2 50  1")):
+        async with gateway(redis_url, tells_spare=tells_spare) as one:
+            one.release(await one.acquire(call, within_s=5))
+            view = await redis.hgetall(f"{QUEUE}:view:{one.gateway}")
+            assert set(view.values()) == {told}
+            assert bool(re.fullmatch(rb"(\d+) (\d*) (\d*)", told)) is not tells_spare  # schema 1
 
 
 async def test_a_gateway_that_was_thought_dead_tells_what_it_holds(
