@@ -6,7 +6,7 @@ from autoscale.actuate.unit import UnitState
 from autoscale.allocate import Backlog, Claim, deferrable_units, granted
 from autoscale.capacity import Slowness, learned
 from autoscale.config import BadConfig, parse
-from autoscale.observe import Arrived, SignalReader, Starts, row_of, standing, view_of
+from autoscale.observe import Arrived, SignalReader, row_of, standing, view_of
 from autoscale.plan import Guard, Memory, plan
 from autoscale.policy import Policy
 from backends.fleet import DecodeMoments, Health, HealthState, Load, Pool, Replica, Standing
@@ -122,16 +122,6 @@ def test_a_start_that_takes_too_long_is_given_up_and_replaced() -> None:
     seen = view(5, starting=(0.0, 990.0))
     done, _ = plan(seen, forecast(6.9), Policy(), Memory(shortage=1e6), now=1000.0)
     assert (done.give_up, done.start) == (1, 1)
-
-
-def test_who_has_just_begun_to_look_gives_nothing_up() -> None:
-    """An autoscaler that starts again does not know yet what serves."""
-    starts, old = Starts(), unit("old", UnitState.STARTING)
-    assert starts.since([old], 10_000.0) == {"old": 10_000.0}
-    assert starts.since([old], 10_010.0) == {"old": 10_000.0}
-    assert starts.since([], 10_020.0) == {}
-    new = unit("new", UnitState.STARTING, asked_at=10_025.0)
-    assert starts.since([new], 10_020.0) == {"new": 10_025.0}
 
 
 def test_an_ejected_replica_is_no_start() -> None:
