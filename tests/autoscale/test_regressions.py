@@ -77,11 +77,12 @@ def test_a_warming_replica_teaches_nothing() -> None:
     assert 1.0 < taught.factor <= 4.0
 
 
-def test_constant_load_at_the_edge_does_not_flap() -> None:
-    """Row 13: N, N-1, N, N-1 at constant load."""
-    ready, actions, memory = 5, 0, Memory()
-    for now in range(0, 86_400, 10):
-        work = 4.0 + (0.05 if now // 10 % 2 else -0.05)
+@pytest.mark.parametrize("level", [3.0 + step / 20 for step in range(21)])
+def test_constant_load_at_the_edge_does_not_flap(level: float) -> None:
+    """Row 13: N, N-1, N, N-1 at constant load; one of these levels is the edge."""
+    ready, actions, memory = 4, 0, Memory()
+    for now in range(0, 4 * 3600, 10):
+        work = level + (0.05 if now // 10 % 2 else -0.05)
         done, memory = plan(
             view(ready, at=now), forecast(work, spread=0.2), Policy(), memory, now=float(now)
         )
