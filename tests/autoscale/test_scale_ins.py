@@ -22,7 +22,7 @@ from tests.engines import STREAM_HEAD, Seen, as_chunk, scripted_engine
 from tests.gateways import MODEL, RunningGateway, running_gateway, until
 
 COUNT = int(os.environ.get("SLUICE_TEST_SCALE_INS", "12"))
-ALIVE = min(COUNT // 2, 120)  # at a time
+ALIVE = min(COUNT // 2, 40)  # at a time
 CHUNKS, EVERY_S = 20, 0.1  # of a stream
 CALLS_PER_S = 0.5 * ALIVE
 AT_ONCE = 2  # calls on a replica, so that all have some
