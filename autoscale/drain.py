@@ -7,7 +7,7 @@ the gateways' own counts and the engine's -> end it (SIGTERM, its own grace) -> 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -15,6 +15,9 @@ from redis.exceptions import RedisError
 from backends import records, signals
 from backends.clock import Clock
 from backends.records import Mark, MarkKind
+from backends.signals import Signal
+
+TELLINGS = 2  # signals of a gateway; between two it has read the registry
 
 _log = logging.getLogger(__name__)
 
@@ -43,20 +46,28 @@ async def drained(
 ) -> bool:
     """Drain replicas and `end` them; False if calls were still in flight at the hard deadline.
 
-    `busy` counts what the engines themselves run. An unanswering store or a gateway without a fresh
-    signal counts as busy: never assume an empty replica.
+    `busy` counts what the engines themselves run. An unanswering store counts as busy, as does a
+    gateway until it has told `TELLINGS` times anew that it has no call there: one that stalls has
+    not read the mark, and may send one more. One whose signal has expired is not waited for.
     """
     pace = pace or DrainPace()
     give_up_at = clock.monotonic() + pace.within_s
     await _mark(store, replica_ids, clock)
     await clock.sleep(min(pace.settle_s, pace.within_s))
+    told = _Told()
     quiet_since: float | None = None
     empty = False
     while clock.monotonic() < give_up_at:
-        count = await _in_flight(store, replica_ids) + (await busy() if busy is not None else 0)
+        found = await _signals(store)
+        count = 1 if found is None else _in_flight(found, replica_ids)
+        count += await busy() if busy is not None else 0
         now = clock.monotonic()
-        quiet_since = (quiet_since if quiet_since is not None else now) if count == 0 else None
-        if quiet_since is not None and now - quiet_since >= pace.quiet_s:
+        if count:
+            told, quiet_since = _Told(), None
+        elif quiet_since is None:
+            quiet_since = now
+        is_told = told.by_all(found or ())
+        if quiet_since is not None and is_told and now - quiet_since >= pace.quiet_s:
             empty = True
             break
         await clock.sleep(pace.look_every_s)
@@ -86,11 +97,29 @@ async def _unmark(store: Redis, ids: Sequence[str]) -> None:
         _log.warning("the mark of %s stays: %s", ", ".join(ids), error)
 
 
-async def _in_flight(store: Redis, ids: Sequence[str]) -> int:
-    """Count the calls that gateways have on these replicas; 1 where the store does not say."""
+@dataclass(slots=True)
+class _Told:
+    """How often has each gateway told something new?"""
+
+    _last: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def by_all(self, found: Sequence[Signal]) -> bool:
+        """Take in one look; whether all gateways that live have told often enough."""
+        for signal in found:
+            at, times = self._last.get(signal.gateway, (signal.at, 0))
+            self._last[signal.gateway] = (signal.at, times + (signal.at != at))
+        return all(self._last[signal.gateway][1] >= TELLINGS for signal in found)
+
+
+async def _signals(store: Redis) -> Sequence[Signal] | None:
+    """Read what gateways have last told; None where the store does not answer."""
     try:
         async with asyncio.timeout(5.0):
-            found = await signals.read(store)
+            return await signals.read(store)
     except (RedisError, TimeoutError):
-        return 1
+        return None
+
+
+def _in_flight(found: Sequence[Signal], ids: Sequence[str]) -> int:
+    """Count the calls that gateways have on these replicas."""
     return sum(signal.replicas.get(id_, 0) for signal in found for id_ in ids)

@@ -53,4 +53,6 @@ def _action(record: Mapping[str, Any]) -> str:
     parts = [
         f"{word} {record[word]}" for word in ("start", "cancel", "drain", "give_up") if record[word]
     ]
+    if record.get("ended"):
+        parts.append(f"end {record['ended']} that failed or answered no more")
     return f"{', '.join(parts) or 'stay'} -> {record['target']} units"

@@ -60,8 +60,11 @@ def entry(
     *,
     fence: int,
     done: str,
+    ended: int = 0,
 ) -> dict[str, Any]:
-    """Put a decision into plain values; `done` says what became of it."""
+    """Put a decision into plain values; `done` says what became of it, `ended` counts the units
+    that were ended because they had failed or answered no more.
+    """
     return {
         "at": plan.at,
         "pool": pool,
@@ -72,6 +75,7 @@ def entry(
         "cancel": plan.cancel,
         "drain": plan.drain,
         "give_up": plan.give_up,
+        "ended": ended,
         "guard": plan.guard.value,
         "signal": {
             "level": round(forecast.level, 4),

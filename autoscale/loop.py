@@ -7,7 +7,7 @@ journalled and does not stop the others.
 import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +21,11 @@ from autoscale.config import FleetConfig, PoolConfig
 from autoscale.forecast import Forecast, load_weights
 from autoscale.journal import Journal, entry, expected_misses
 from autoscale.leader import Held, Leadership
+from autoscale.lives import Lives
 from autoscale.observe import (
     Arrived,
     SignalReader,
     Standing,
-    Starts,
     TenantSlots,
     row_of,
     standing,
@@ -42,9 +42,6 @@ from backends.slo import Class
 
 _log = logging.getLogger(__name__)
 _OUR_NAME = "autoscaler"
-# A unit that served and does not answer may come back; after this it is ended and replaced.
-LOST_AFTER_S = 60.0
-LONGEST_PAUSE_S = 300.0  # between starts that fail one after the other
 
 
 @dataclass(slots=True)
@@ -58,33 +55,8 @@ class _Pool:
     slowness: Slowness = field(default_factory=Slowness)
     loads: dict[str, Load] = field(default_factory=dict)
     served_at: dict[str, float] = field(default_factory=dict)
-    starts_seen: set[str] = field(default_factory=set)
+    lives: Lives = field(default_factory=Lives)
     last_call_at: float = 0.0
-    stuck_since: dict[str, float] = field(default_factory=dict)
-    starts: Starts = field(default_factory=Starts)
-    failures: int = 0  # starts in a row that failed
-    retry_at: float = 0.0
-
-    def lost(self, stand: Standing, now: float) -> tuple[str, ...]:
-        """Say which units are to be ended: those that failed, and those that are stuck for long."""
-        names = {unit.name for unit in stand.stuck}
-        for back in self.stuck_since.keys() - names:
-            del self.stuck_since[back]
-        found = []
-        for unit in stand.stuck:
-            since = self.stuck_since.setdefault(unit.name, now)
-            if unit.state is UnitState.FAILED or now - since >= LOST_AFTER_S:
-                found.append(unit.name)
-        return tuple(found)
-
-    def failed(self, units: Sequence[Unit], now: float, tick_s: float) -> None:
-        """Take in starts that failed: each in a row doubles the pause before the next one."""
-        for unit in units:
-            _log.warning("unit %s failed: %s", unit.name, unit.why or "no reason is known")
-            if unit.served_at is None:
-                self.failures += 1
-                pause_s = min(tick_s * 2.0**self.failures, LONGEST_PAUSE_S)
-                self.retry_at = now + pause_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +140,21 @@ class Autoscaler:
         control = await autoscaling.read_control(self._store)
         arrived, stale = self._reader.take(await signals.read(self._store), self._clock.now())
         blind = stale or not self._registry.store_ok
-        decided = [
-            await self._decide(pool, arrived.get(name, Arrived()), blind)
-            for name, pool in self._pools.items()
-        ]
+        decided = []
+        for name, pool in self._pools.items():
+            try:
+                decided.append(await self._decide(pool, arrived.get(name, Arrived()), blind))
+            except (ActuationFailed, OSError) as error:
+                _log.error("%s: its units cannot be listed; nothing is done: %s", name, error)
         self.last = {each.pool.config.model: each for each in decided}
         if held is None:
             return
         grants = granted([self._claim(each) for each in decided], self.config.budget)
         for each in decided:
+            if control.paused_at is None:
+                await self._resume_drains(each)
             plan = _within(each.plan, grants[each.pool.config.model])
-            if self._clock.now() < each.pool.retry_at:
+            if self._clock.now() < each.pool.lives.retry_at:
                 plan = _within(plan, 0, Guard.STUCK)
             bounded = replace(each, plan=plan)
             done = "steady"
@@ -191,7 +167,11 @@ class Autoscaler:
         config = pool.config
         fleet = self._registry.fleet
         units = await self._actuator.units(config.model)
-        self._learn_starts(pool, units, fleet)
+        routable = {s.replica.id for s in fleet.pool(config.model).routable}
+        units, took = pool.lives.watch(units, routable, now)
+        for start_s in took:
+            if 0.0 < start_s < 10 * pool.cold_start_s:
+                pool.cold_start_s += 0.3 * (start_s - pool.cold_start_s)
         self._learn_law(pool, fleet, now)
         shares = self._shares(pool)
         stand = standing(
@@ -203,7 +183,6 @@ class Autoscaler:
         work = row_of(arrived, shares, replicas_per_unit=config.replicas_per_unit)
         if arrived.offered or arrived.waiting_work_s:
             pool.last_call_at = now
-        since = pool.starts.since(stand.starting, now)
         view = view_of(
             stand,
             arrived,
@@ -213,14 +192,13 @@ class Autoscaler:
             blind=blind,
             cold_start_s=pool.cold_start_s,
             last_call_at=pool.last_call_at,
-            since=since,
         )
         plan = pool.scaler.step(view, pool.slots.row(work))
         forecast = pool.scaler.last_forecast
         assert forecast is not None  # noqa: S101 - step has just made it
-        by_age = sorted(stand.starting, key=lambda unit: since[unit.name])
-        stand = replace(stand, starting=tuple(by_age))
-        return Decided(pool, plan, view, forecast, stand, pool.lost(stand, now))
+        return Decided(
+            pool, plan, view, forecast, stand, pool.lives.lost(stand.stuck, now, blind=blind)
+        )
 
     async def _act(self, decided: Decided, held: Held, paused: bool) -> str:
         """Do it, or say why not."""
@@ -237,10 +215,11 @@ class Autoscaler:
             ended = [*decided.lost, *_given_up(stand, plan)]
             if ended:
                 failed = [u for u in stand.stuck if u.state is UnitState.FAILED]
-                decided.pool.failed(failed, self._clock.now(), self.config.tick_s)
+                decided.pool.lives.failed(failed, self._clock.now(), self.config.tick_s)
                 await self._actuator.discard(name, ended)
             if plan.drain:
                 chosen = self._least_busy(stand.serving, plan.drain)
+                await self._store.sadd(autoscaling.drains_of(name), *chosen)
                 await self._actuator.drain(name, chosen)
             if plan.start:
                 await self._actuator.start(name, plan.start)
@@ -248,6 +227,26 @@ class Autoscaler:
             _log.error("%s: %s", name, error)
             return f"failed: {error}"
         return "done"
+
+    async def _resume_drains(self, decided: Decided) -> None:
+        """Go on with drains that a leader before us began and did not end."""
+        name, stand = decided.pool.config.model, decided.stand
+        key = autoscaling.drains_of(name)
+        found: Any = await self._store.smembers(key)
+        begun = {each.decode() for each in found}
+        there = {u.name for u in (*stand.starting, *stand.draining, *stand.stuck)}
+        left = [
+            unit.name
+            for unit in stand.draining
+            if unit.name in begun and unit.state is not UnitState.DRAINING
+        ]
+        if over := begun - there:  # gone, or an operator has let it serve again
+            await self._store.srem(key, *over)
+        try:
+            if left:
+                await self._actuator.drain(name, left)
+        except (ActuationFailed, OSError) as error:
+            _log.error("%s: %s", name, error)
 
     async def _approved(self, pool: str, plan: Plan, held: Held) -> bool:
         """Say whether an operator has approved this; else propose it."""
@@ -284,9 +283,10 @@ class Autoscaler:
             decided.pool.config.policy,
             fence=held.fence,
             done=done,
+            ended=len(decided.lost),
         )
         await self._journal.state(decided.pool.config.model, record)
-        if decided.plan.acts:
+        if decided.plan.acts or decided.lost:
             await self._journal.write(record)
 
     def _claim(self, decided: Decided) -> Claim:
@@ -312,19 +312,6 @@ class Autoscaler:
             name: class_share(law, promise, pool.config.model) / slow
             for name, promise in self._classes.items()
         }
-
-    def _learn_starts(self, pool: _Pool, units: Sequence[Unit], fleet: Fleet) -> None:
-        """Take in how long starts took, once each, when their replicas first got calls."""
-        routable = {s.replica.id for s in fleet.pool(pool.config.model).routable}
-        for unit in units:
-            up = unit.served_at is not None or any(id_ in routable for id_ in unit.replicas)
-            if unit.name in pool.starts_seen or not up:
-                continue
-            pool.starts_seen.add(unit.name)
-            pool.failures = 0
-            took = (unit.served_at or self._clock.now()) - unit.asked_at
-            if 0.0 < took < 10 * pool.cold_start_s:
-                pool.cold_start_s += 0.3 * (took - pool.cold_start_s)
 
     def _learn_law(self, pool: _Pool, fleet: Fleet, now: float) -> None:
         law = profile(pool.config.model, pool.config.hardware).law
@@ -352,7 +339,7 @@ class Autoscaler:
 
 def _given_up(stand: Standing, plan: Plan) -> list[str]:
     """Say which pending starts end: the oldest are given up, the youngest are not needed."""
-    by_age = stand.starting
+    by_age = sorted(stand.starting, key=lambda unit: unit.asked_at)
     kept = len(by_age) - plan.cancel
     return [unit.name for unit in (*by_age[: plan.give_up], *by_age[max(kept, plan.give_up) :])]
 

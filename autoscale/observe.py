@@ -210,22 +210,6 @@ def _group(unit: Unit, states: Sequence[HealthState], now: float, cold_start_s: 
     return "stuck" if silent else "starting"
 
 
-@dataclass(slots=True)
-class Starts:
-    """Since when the pending starts are known, at the earliest since this process looks.
-
-    Who has just begun to look does not know yet what serves: what others started long ago is not
-    given up for that.
-    """
-
-    _seen: dict[str, float] = field(default_factory=dict)
-
-    def since(self, units: Sequence[Unit], now: float) -> Mapping[str, float]:
-        """Give from when on each pending start is waited for."""
-        self._seen = {unit.name: self._seen.get(unit.name, now) for unit in units}
-        return {unit.name: max(unit.asked_at, self._seen[unit.name]) for unit in units}
-
-
 def view_of(
     stand: Standing,
     arrived: Arrived,
@@ -237,14 +221,13 @@ def view_of(
     cold_start_s: float,
     last_call_at: float,
     deferrable: float = 0.0,
-    since: Mapping[str, float] | None = None,
 ) -> PoolView:
-    """Put a pool's observation into units; `since` is when pending starts were asked for."""
+    """Put a pool's observation into units."""
     best = max(shares.values(), default=1.0) or 1.0
     return PoolView(
         at=now,
         ready=len(stand.serving) + stand.foreign,
-        starting=tuple(sorted((since or {}).get(u.name, u.asked_at) for u in stand.starting)),
+        starting=tuple(sorted(unit.asked_at for unit in stand.starting)),
         draining=len(stand.draining),
         stuck=len(stand.stuck),
         offered=units_of_work,

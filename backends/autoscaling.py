@@ -7,6 +7,7 @@
 | `sluice:autoscale:approved` | hash | pool -> id of the proposal that an operator approved |
 | `sluice:autoscale:journal` | stream | decisions, newest last, bounded |
 | `sluice:autoscale:state` | hash | pool -> JSON: what the leader saw and wants now |
+| `sluice:autoscale:drains:POOL` | set | units whose drain was begun, until they are gone |
 | `sluice:autoscale:starts` | hash | pool -> JSON: the cold start as observed |
 """
 
@@ -23,6 +24,11 @@ APPROVED = "sluice:autoscale:approved"
 JOURNAL = "sluice:autoscale:journal"
 STATE = "sluice:autoscale:state"
 STARTS = "sluice:autoscale:starts"
+
+
+def drains_of(pool: str) -> str:
+    """Give the key of the set of units whose drain was begun."""
+    return f"sluice:autoscale:drains:{pool}"
 
 
 @dataclass(frozen=True, slots=True)

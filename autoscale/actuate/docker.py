@@ -6,11 +6,12 @@ container is the pattern), so that networks, volumes and devices are those of co
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from aiodocker.exceptions import DockerError
 from redis.asyncio import Redis
 
 from autoscale.actuate.tracked import Drains
@@ -59,10 +60,12 @@ class DockerActuator:
         """List the pool's containers with what the registry says of them."""
         by_host = await self._replicas_by_host()
         if pool not in self._patterns:
-            with contextlib.suppress(ActuationFailed):
+            with contextlib.suppress(ActuationFailed), _answers("no pattern"):
                 await self._pattern(pool)
         found = []
-        for container in await self._containers(pool):
+        with _answers("its containers cannot be listed"):
+            containers = await self._containers(pool)
+        for container in containers:
             name = container["Names"][0].lstrip("/")
             hosts = {container["Id"][:12], name, *_addresses(container)}
             ids = tuple(sorted(id_ for host in hosts for id_ in by_host.get(host, ())))
@@ -72,19 +75,21 @@ class DockerActuator:
     async def start(self, pool: str, count: int) -> None:
         """Make and start containers after the service's pattern."""
         where = self._of(pool)
-        pattern = await self._pattern(pool)
-        for _ in range(count):
-            stamp = time.monotonic_ns() % 10**10
-            name = f"{where.project}-{where.service}-sluice-{stamp}"
-            config = _like(pattern, pool, name, self._clock.now())
-            container = await self._docker.containers.create(config, name=name)
-            await container.start()
+        with _answers("no container could be started"):
+            pattern = await self._pattern(pool)
+            for _ in range(count):
+                stamp = time.monotonic_ns() % 10**10
+                name = f"{where.project}-{where.service}-sluice-{stamp}"
+                config = _like(pattern, pool, name, self._clock.now())
+                container = await self._docker.containers.create(config, name=name)
+                await container.start()
 
     async def discard(self, pool: str, names: Sequence[str]) -> None:
         """Kill and remove containers that serve nobody."""
         for name in names:
-            container = await self._docker.containers.get(name)
-            await container.delete(force=True)
+            with _answers(f"{name} could not be ended"):
+                container = await self._docker.containers.get(name)
+                await container.delete(force=True)
 
     async def drain(self, pool: str, names: Sequence[str]) -> None:
         """Drain, then SIGTERM with the grace, then remove."""
@@ -156,6 +161,15 @@ class DockerActuator:
         if pool not in self._pools:
             raise ActuationFailed(f"nothing says which containers serve {pool}")
         return self._pools[pool]
+
+
+@contextlib.contextmanager
+def _answers(otherwise: str) -> Iterator[None]:
+    """Turn what the engine refuses, or its silence, into ActuationFailed."""
+    try:
+        yield
+    except (DockerError, OSError, TimeoutError) as error:
+        raise ActuationFailed(f"{otherwise}: {error!r}") from error
 
 
 def _addresses(container: Mapping[str, Any]) -> list[str]:
