@@ -84,7 +84,8 @@ class Lessons:
         state = self._pools.state(call.model)
         self._estimates.learn(call.principal.tenant, call.model, len(call.body.raw), usage)
         if placed.prediction is not None:
-            state.prefixes.learn(placed.prediction.cached_tokens, usage.cached_tokens)
+            expected = placed.prediction.cached_tokens
+            state.prefixes.learn(expected, usage.cached_tokens, usage.prompt_tokens)
         tpot_s = receipt.tpot_s
         standing = self._registry.fleet.standing(placed.slot.replica_id)
         if tpot_s is None or standing is None or usage.completion_tokens < LEAST_TIMED_TOKENS:

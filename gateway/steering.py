@@ -98,14 +98,15 @@ class Steering:
                 targets = call.hint
         size = self._size(call) if generates else Size(len(call.body.raw) / 4, 1.0)
         state = self.pools.state(call.model)
-        work = state.work_s(size)
+        keys = block_keys(call.body.raw) if generates else ()
+        cached = state.prefixes.matched(keys, len(call.body.raw)) if keys else {}
+        work = state.work_s(size, max(cached.values(), default=0.0))
         now = self._clock.monotonic()
         state.demand.setdefault(klass.name, Demand()).ask(work, self._clock.now())
-        keys = block_keys(call.body.raw) if generates else ()
         returns = self._returns.get(call.model)
         back = returns is not None and bool(returns.due) and returns.claim(_name(call), now)
         due = inf if targets.ttft_s is None else call.arrived + targets.ttft_s
-        return Plan(call, klass, targets, size, work, due, keys, back)
+        return Plan(call, klass, targets, size, work, due, keys, cached, back)
 
     def tokens(self, call: Call) -> float:
         """Guess the tokens of a call, prompt and answer, for limits; nothing is noted."""
@@ -264,7 +265,7 @@ class Steering:
             mix=state.mix,
             within_s=within_s,
             held=self._ledger.outstanding,
-            cached=state.prefixes.matched(plan.keys) if plan.keys else {},
+            cached=plan.cached,
             tried=tried,
             ejected=state.outliers.ejected(now),
             shrinking=plan.call.model in self.shrinking,

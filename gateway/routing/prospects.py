@@ -12,7 +12,10 @@ from gateway.queue.ledger import Candidate
 
 DEEP_STEP = 19.0  # of token work for each second of a step's fixed part
 KV_FILL = 0.95  # of the KV cache, above which engines begin to retract
-TTFT_FOR_AHEAD = 0.42  # of the TTFT limit that prompts in flight on one replica may take together
+# Of the TTFT limit that prompts in flight on one replica may take together; more of it where
+# prompts are found in caches, since what waits for a slot gets any replica, not the one that holds
+# its beginning.
+TTFT_FOR_AHEAD, MOST_FOR_AHEAD = 0.42, 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +104,20 @@ def per_sequence_s(speed: Speed, mix: Mix) -> float:
     return law.c_tok_s + prefill_s + law.c_kv_s * mix.resident_tokens
 
 
-def prefill_bound(speed: Speed, targets: Targets) -> int:
+def prefill_bound(speed: Speed, targets: Targets, *, reuse: float = 0.0) -> int:
     """Say how many prompt tokens may be in flight on a replica for a class.
 
-    Half of the TTFT limit's time at the replica's prefill rate, less a step and a half, and no more
-    than two chunks: what lies in an engine can no longer be re-ordered. At least one token, which
-    lets one prompt of any length in at a time.
+    So many as take 0.42 of the TTFT limit at the replica's prefill rate, less a step and a half:
+    what lies in an engine can no longer be re-ordered. `reuse`, the share of prompts that caches
+    hold, adds to the 0.42, up to 0.7. At least one token, which lets one prompt of any length in at
+    a time.
     """
-    most = 2 * speed.chunk_tokens
     if targets.ttft_s is None:
         return speed.chunk_tokens
+    share = min(TTFT_FOR_AHEAD + reuse, MOST_FOR_AHEAD)
     step_s = speed.law.c0_s if targets.tpot_s is None else STEP_MARGIN * targets.tpot_s
-    time_s = TTFT_FOR_AHEAD * targets.ttft_s - 1.5 * min(step_s, 0.1 * targets.ttft_s)
-    return max(1, min(most, int(time_s / speed.prefill_token_s)))
+    time_s = share * targets.ttft_s - 1.5 * min(step_s, 0.1 * targets.ttft_s)
+    return max(1, int(time_s / speed.prefill_token_s))
 
 
 def busy_s(law: StepLaw, mix: Mix, tpot_s: float | None) -> float:
