@@ -98,7 +98,7 @@ class Steering:
                 targets = call.hint
         size = self._size(call) if generates else Size(len(call.body.raw) / 4, 1.0)
         state = self.pools.state(call.model)
-        keys = block_keys(call.body.raw) if generates else ()
+        keys = block_keys(call.body.raw, call.body.ours.get("cache_salt")) if generates else ()
         cached = state.prefixes.matched(keys, len(call.body.raw)) if keys else {}
         work = state.work_s(size, max(cached.values(), default=0.0))
         now = self._clock.monotonic()

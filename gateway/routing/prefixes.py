@@ -25,15 +25,16 @@ MOST_KEYS = 200_000
 MEMORY_TOKENS = 1e6  # prompts that the share of reuse is of, about
 
 
-def block_keys(body: bytes) -> tuple[int, ...]:
+def block_keys(body: bytes, salt: object = None) -> tuple[int, ...]:
     """Give the chained keys of a body's whole blocks, from its messages or prompt on.
 
-    Keys are this process's own (Python's salted hash): they must not leave it.
+    Engines share nothing between prompts of different `salt`. Keys are this process's own (Python's
+    salted hash): they must not leave it.
     """
     start = max(body.find(b'"messages"', 0, 4096), 0) or max(body.find(b'"prompt"', 0, 4096), 0)
     size = len(body) - start
     keys: list[int] = []
-    key = 0
+    key = hash(salt) if salt else 0
     for begin, end in pairwise(EDGES):
         if end > size:
             break

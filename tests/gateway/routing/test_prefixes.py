@@ -29,6 +29,12 @@ def test_fields_before_the_messages_do_not_matter() -> None:
     assert block_keys(other) == block_keys(body(SYSTEM))
 
 
+def test_prompts_of_tenants_that_engines_keep_apart_share_nothing() -> None:
+    one, two = (block_keys(body(SYSTEM), salt) for salt in ("a", "b"))
+    assert not {*one} & {*two}
+    assert block_keys(body(SYSTEM), "a") == one
+
+
 def test_a_short_prompt_has_no_keys_and_a_long_one_not_too_many() -> None:
     assert block_keys(body("hi")) == ()
     assert len(block_keys(b"x" * 10**6)) == MOST_BLOCKS < 200
