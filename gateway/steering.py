@@ -211,6 +211,11 @@ class Steering:
             margin_s = state.margin(plan.klass.name).within(plan.targets.ttft_s)
         return Placed(plan, slot, prediction, now, margin_s, prospect.speed.at > 0.0)
 
+    def load(self, plan: Plan) -> float:
+        """Give the share of the slots for a call's class that is taken in its pool."""
+        roster = self.pools.state(plan.call.model).roster
+        return roster.load(plan.klass.name, self._ledger.outstanding)
+
     def awaiting(self, placed: Placed, receipt: Receipt) -> AbstractContextManager[None]:
         """Cover an attempt: hears its first token, and learns how it went."""
         return self.lessons.awaiting(placed, receipt)

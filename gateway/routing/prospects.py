@@ -1,6 +1,6 @@
 """What does a decision know of one replica, and how far may it be filled for a class? Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -8,7 +8,7 @@ from backends.capacity import STEP_MARGIN, Mix, StepLaw, work_s
 from backends.fleet import Replica
 from backends.slo import Targets
 from gateway.law import Speed
-from gateway.queue.ledger import Candidate
+from gateway.queue.ledger import Candidate, Cost
 
 DEEP_STEP = 19.0  # of token work for each second of a step's fixed part
 KV_FILL = 0.95  # of the KV cache, above which engines begin to retract
@@ -67,6 +67,15 @@ class Roster:
             min(p.load_at or 0.0 for p in prospects),
             {p.replica.id: p for p in prospects},
         )
+
+    def load(self, class_name: str, held: Callable[[str], Cost]) -> float:
+        """Give the share of a class's slots that is taken, by whomever; 1 without any slot.
+
+        `held` is what the ledger has given out on a replica; what goes round it counts, too.
+        """
+        most = sum(p.bounds[class_name].sequences for p in self.prospects)
+        running = sum(held(p.replica.id).sequences + p.foreign_running for p in self.prospects)
+        return min(running / most, 1.0) if most else 1.0
 
 
 def slots(
