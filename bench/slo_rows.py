@@ -23,7 +23,8 @@ from backends.hardware import profile
 from backends.slo import MLPERF_CLASSES
 from bench.slo_ideal import ideal
 from bench.slo_trace import SIZES, prefix_reuse
-from bench.slo_virtual import MODEL, Tally, Workload, capacity_per_s, measure
+from bench.slo_virtual import capacity_per_s, measure
+from bench.slo_world import MODEL, Tally, Workload
 
 SCALE = 0.05
 INTERACTIVE, SERVER = MLPERF_CLASSES[0], MLPERF_CLASSES[1]

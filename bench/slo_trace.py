@@ -10,7 +10,8 @@ from types import MappingProxyType
 import orjson
 
 from backends.hardware import profile
-from bench.slo_virtual import MODEL, World
+from bench.slo_virtual import World
+from bench.slo_world import MODEL, Sent
 from gateway.wire.body import Body
 
 BLOCK_TOKENS = 512
@@ -112,4 +113,4 @@ def _arrive(world: World, call: Asked) -> None:
         for each in call.ids
     )
     body = b'{"messages":[{"content":"' + text[: call.prompt * BYTES_PER_TOKEN] + b'"}]}'
-    world.call(call.prompt, call.output, "server", Body(body), blocks=call.blocks)
+    world.call(Sent(call.prompt, call.output, "server", Body(body), blocks=call.blocks))

@@ -8,7 +8,8 @@ import pytest
 
 from backends.hardware import profile
 from backends.slo import MLPERF_CLASSES
-from bench.slo_virtual import MODEL, Tally, Workload, World, capacity_per_s, measure
+from bench.slo_virtual import World, capacity_per_s, measure
+from bench.slo_world import MODEL, Tally, Workload
 
 LAW = profile(MODEL, "mi355x").law.scaled(0.05)
 SLOW = profile(MODEL, "mi355x").law.scaled(0.016)
