@@ -13,10 +13,8 @@ from backends.fleet import Load, Replica
 from backends.hardware import Profile, UnknownHardware, profile
 from gateway.law_fit import Fit, shares_steps, window
 
-# Calls at once that a replica is given before it has shown anything: few, since one that is much
-# slower than its kind would otherwise prefill for seconds before its first report says so.
-TRUSTED_RUNNING = 4.0
-BEYOND = 4.0  # the law is trusted up to this factor of the occupancy that it was seen at
+TRUSTED_RUNNING = 16.0  # calls at once that any replica is given before it has shown anything
+BEYOND = 2.0  # the law is trusted up to this factor of the occupancy that it was seen at
 _FALLBACK_HARDWARE = "mi355x"
 
 
