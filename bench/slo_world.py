@@ -146,7 +146,7 @@ class Engines(ABC):
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._armed: list[float | None] = [None] * len(laws)
-        self._of_sequence: dict[engine.Sequence, Run] = {}
+        self._of_sequence: dict[engine.Sequence, tuple[Run, int]] = {}
 
     @abstractmethod
     def call(self, sent: Sent) -> None:
@@ -221,7 +221,7 @@ class Engines(ABC):
     def _send(self, run: Run, index: int) -> None:
         sent = run.sent
         sequence = engine.Sequence(sent.prompt, sent.output, interval=0, blocks=sent.blocks)
-        self._of_sequence[sequence] = run
+        self._of_sequence[sequence] = (run, index)
         self.at(self.time.t + self.rtt_s[index] / 2, lambda: self._submit(index, sequence))
 
     def _submit(self, index: int, sequence: engine.Sequence) -> None:
@@ -231,7 +231,7 @@ class Engines(ABC):
     def _step(self, index: int) -> None:
         core = self.engines[index]
         for event in core.step(self.time.t):
-            run = self._of_sequence[event.sequence]
+            run, _ = self._of_sequence[event.sequence]
             late = self.rtt_s[index] / 2
             if event.finish is not None:
                 del self._of_sequence[event.sequence]
