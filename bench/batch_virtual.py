@@ -18,7 +18,8 @@ from backends.capacity import carried
 from backends.hardware import profile
 from backends.simulated import core as engine
 from backends.slo import MLPERF_CLASSES
-from bench.slo_virtual import MODEL, Run, Tally, Workload, World
+from bench.slo_virtual import World
+from bench.slo_world import MODEL, Run, Tally, Workload
 from gateway.admission import Outlook
 from gateway.lessons import UNARY_LATE
 from gateway.queue.ledger import Cost, Slot
@@ -98,7 +99,7 @@ class BatchWorld(World):
             self.credit.earn()
             if self.time.t >= self.count_from:
                 self.rows_done += 1
-                self.row_tokens += run.prompt + run.output
+                self.row_tokens += run.sent.prompt + run.sent.output
             self.at(self.time.t, self._next_row)
         elif run.slot is not None:
             self._touch(run.slot.replica_id)
@@ -141,7 +142,8 @@ class BatchWorld(World):
             self.yielded += 1
             self.repeated_tokens += (prefilled if began else 0) + event.generated
         self.ledger.release(run.slot)
-        self.at(self.time.t + AGAIN_S, lambda: self._arrive(run.prompt, run.output, ROW, "batch"))
+        prompt, output = run.sent.prompt, run.sent.output
+        self.at(self.time.t + AGAIN_S, lambda: self._arrive(prompt, output, ROW, "batch"))
 
 
 @dataclass(frozen=True, slots=True)

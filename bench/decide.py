@@ -15,7 +15,8 @@ from random import Random
 from typing import Any, cast
 
 from backends.hardware import profile
-from bench.slo_virtual import MODEL, Workload, World, capacity_per_s
+from bench.slo_virtual import World, capacity_per_s
+from bench.slo_world import MODEL, Workload
 from gateway.admission import Reject, decide
 from gateway.call import Call, Operation, Principal
 from gateway.wire.body import Body

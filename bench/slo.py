@@ -1,14 +1,15 @@
 """Is the promise kept at the knee, and does goodput stay past it? Real processes on loopback.
 
-    python -m bench.slo                      # a few minutes; `make bench-slo`
+    python -m bench.slo                      # a quarter of an hour; `make bench-slo`
     python -m bench.slo --seconds 30 --mixed --classes interactive=.4,server=.4,offline=.2
 
 One gateway before simulated replicas whose throughput is scaled down and whose latencies are real;
 the same schedule for each policy. Goodput counts calls that were answered whole within TTFT and
-TPOT; a refusal is a miss. `knee` is the highest of the tried rates at which `promised` keeps 99 %
-of the calls (98 % where the client was late, since then the machine was the limit).
-It is found with `promised` alone; where others keep all calls at 1.3 times of it, it was found too
-low: give `--knee`. `wasted` is a lower bound: engines do not count prefill that was aborted.
+TPOT; a refusal is a miss. `knee` is the highest rate at which `promised` keeps 99 % of the calls
+(98 % where the client was late, since then the machine was the limit): rates are tried upwards or
+downwards until it lies between two of them, which are then halved until they are 3 % apart. All
+policies are measured at multiples of it. `wasted` is a lower bound: engines do not count prefill
+that was aborted.
 """
 
 import argparse
@@ -17,9 +18,10 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 
 import uvloop
@@ -42,7 +44,7 @@ from bench.slo_stack import (
 )
 
 WARM_S = 6.0
-KNEE_TRIES = (0.95, 0.9, 0.85, 0.8, 0.7)
+KNEE_FROM, KNEE_STEP, KNEE_NEAR, KNEE_TRIES = 0.95, 1.12, 1.03, 9
 # The plain policies wait for nothing but the engines' own limits, which are far above what TPOT
 # allows: first come, first served, in the engines' queues.
 POLICIES = {
@@ -110,15 +112,14 @@ class Bench:
             return float(options.knee)
         print(f"by the law {full:.1f} calls/s; looking for the knee", file=sys.stderr)
         async with self._front("promised", urls) as url:
-            per_s = full
-            for share in KNEE_TRIES:
-                per_s = share * full
-                row = await self._measure("knee", share, per_s, url, urls)
+
+            async def is_kept(per_s: float) -> bool:
+                row = await self._measure("knee", per_s / full, per_s, url, urls)
                 print(worded(row), file=sys.stderr)
                 enough = 0.99 if row.late_p99_ms < 20.0 else 0.98
-                if row.good >= enough * row.sent:
-                    break
-        return per_s
+                return row.good >= enough * row.sent
+
+            return await search(is_kept, KNEE_FROM * full)
 
     async def _policy(
         self, policy: str, urls: Sequence[str], knee: float, loads: Sequence[float]
@@ -181,6 +182,26 @@ class Bench:
         mix = Mix(prompt, (low + high) / 2, 1.08)
         targets = next(c for c in MLPERF_CLASSES if c.name in self._load.classes).targets(MODEL)
         return sum(carried(law.scaled(s), mix, targets).calls_per_s for s in scales)
+
+
+async def search(is_kept: Callable[[float], Awaitable[bool]], first: float) -> float:
+    """Find the highest rate that is kept, within 3 %, by nine tries at most.
+
+    Where none of the tried ones was kept, the lowest of them.
+    """
+    rate, low, high = first, 0.0, inf
+    for _ in range(KNEE_TRIES):
+        if await is_kept(rate):
+            low = rate
+        else:
+            high = rate
+        if low and high < inf:
+            if high / low <= KNEE_NEAR:
+                break
+            rate = (low * high) ** 0.5
+        else:
+            rate = low * KNEE_STEP if low else high / KNEE_STEP
+    return low or high
 
 
 def worded(row: Row) -> str:

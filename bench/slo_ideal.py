@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from backends.capacity import Mix, StepLaw, steady_step_s
 from backends.simulated import core as engine
 from backends.slo import Class
-from bench.slo_virtual import MODEL, Run, Tally, Workload, World
-from gateway.wire.body import Body
+from bench.slo_world import MODEL, Engines, Run, Sent, Tally, Workload
 
 MARGINS = (0.85, 0.9, 0.95)  # of the TPOT limit that the mean step may take; the best one counts
 PREFILL_SHARE = 0.42  # of the TTFT limit that prompts in flight on an engine may take together
 
 
-class Ideal(World):
-    """Engines and callers as in `World`, with one all-knowing queue between them."""
+class Ideal(Engines):
+    """Engines behind one queue that knows everything."""
 
     def __init__(
         self,
@@ -42,18 +41,9 @@ class Ideal(World):
         self._queue: list[tuple[float, str, Run]] = []
         self._on: dict[str, int] = {}
 
-    def _call(
-        self,
-        prompt: int,
-        output: int,
-        class_name: str,
-        tenant: str,
-        body: Body,
-        *,
-        again: bool,
-        blocks: tuple[int, ...] = (),
-    ) -> None:
-        run = self._enter(prompt, output, class_name, tenant, body, again=again, blocks=blocks)
+    def call(self, sent: Sent) -> None:
+        """Let one call arrive now."""
+        run = self._enter(sent)
         heapq.heappush(self._queue, (self.time.t + self._ttft_s, run.call.key, run))
         self._dispatch()
 
@@ -65,12 +55,12 @@ class Ideal(World):
                 return
             heapq.heappop(self._queue)
             law = self._laws[index]
-            if self.time.t + self.rtt_s[index] + law.c0_s + law.c_tok_s * run.prompt > due:
-                self._tell(run, "too_late")
+            if self.time.t + self.rtt_s[index] + law.c0_s + law.c_tok_s * run.sent.prompt > due:
+                self._refuse(run, "too_late")
                 continue
             self._on[key] = index
             self._running[index] += 1
-            self._prefill[index] += run.prompt
+            self._prefill[index] += run.sent.prompt
             self._send(run, index)
 
     def _free(self, run: Run) -> int | None:
@@ -78,13 +68,13 @@ class Ideal(World):
             i
             for i, most in enumerate(self._most)
             if self._running[i] < most
-            and (not self._prefill[i] or self._prefill[i] + run.prompt <= self._bound[i])
+            and (not self._prefill[i] or self._prefill[i] + run.sent.prompt <= self._bound[i])
         ]
         return min(free, key=lambda i: (self._running[i] + 1) / self._most[i], default=None)
 
     def _first(self, run: Run) -> None:
         run.receipt.first_byte = self.time.t
-        self._prefill[self._on[run.call.key]] -= run.prompt
+        self._prefill[self._on[run.call.key]] -= run.sent.prompt
         self._dispatch()
 
     def _ended(self, run: Run, event: engine.Event) -> None:
@@ -108,9 +98,7 @@ def ideal(
     best: Tally | None = None
     for margin in MARGINS:
         world = Ideal(laws, workload.mix, klass, margin=margin, seed=seed, rtt_s=rtt_s)
-        world.count_from = warm_s
-        world.arrivals(per_s, workload, warm_s + seconds)
-        world.until(warm_s + seconds + 60.0)
+        world.pass_by(per_s, workload, warm_s, seconds)
         tally = world.tallies[klass.name]
         if best is None or tally.good > best.good:
             best = tally

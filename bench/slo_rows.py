@@ -22,8 +22,9 @@ from backends.capacity import StepLaw
 from backends.hardware import profile
 from backends.slo import MLPERF_CLASSES
 from bench.slo_ideal import ideal
-from bench.slo_trace import prefix_reuse
-from bench.slo_virtual import MODEL, Tally, Workload, capacity_per_s, measure
+from bench.slo_trace import SIZES, prefix_reuse
+from bench.slo_virtual import capacity_per_s, measure
+from bench.slo_world import MODEL, Tally, Workload
 
 SCALE = 0.05
 INTERACTIVE, SERVER = MLPERF_CLASSES[0], MLPERF_CLASSES[1]
@@ -266,19 +267,17 @@ ROWS: Mapping[str, Callable[[Sequence[int]], list[Row]]] = MappingProxyType(
 
 def prefix(trace: Path, seconds: float) -> list[Row]:
     """Prompt tokens skipped over what one unbounded cache skips, and p99 beside balancing's."""
-    own, plain = (
-        prefix_reuse(trace, "promised", seconds),
-        prefix_reuse(trace, "least_outstanding", seconds),
-    )
-    return [
-        Row("prefix trace: tokens skipped over one unbounded cache's", (own.skipped,), 0.8),
-        Row(
-            "prefix trace: p99 TTFT over that of least_outstanding",
-            (own.ttft_p99_s / plain.ttft_p99_s,),
-            1.0,
-            at_most=True,
-        ),
-    ]
+    rows = []
+    for name, kv_tokens in SIZES.items():
+        own, plain = (
+            prefix_reuse(trace, policy, seconds, kv_tokens=kv_tokens)
+            for policy in ("promised", "least_outstanding")
+        )
+        of = f"prefix trace, {kv_tokens / 1e6:.1f} M tokens each ({name})"
+        late = own.ttft_p99_s / plain.ttft_p99_s
+        rows.append(Row(f"{of}: skipped", (own.skipped,), 0.8))
+        rows.append(Row(f"{of}: p99 TTFT", (late,), 1.0, at_most=True))
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

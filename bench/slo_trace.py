@@ -5,19 +5,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 import orjson
 
 from backends.hardware import profile
-from bench.slo_virtual import MODEL, World
+from bench.slo_virtual import World
+from bench.slo_world import MODEL, Sent
 from gateway.wire.body import Body
 
 BLOCK_TOKENS = 512
 BYTES_PER_TOKEN = 4
 REPLICAS = 4  # whole MI355X GPUs: the trace keeps them about a third busy
-# A long-context model's: GPT-OSS-120B holds 37 kB a token (36 layers, 8 heads of 64, FP8) in the
-# 196 GB that its weights leave of an MI355X. Assumed; its speed is taken as Llama-2-70B's.
-KV_TOKENS = 5_000_000
+# A long-context model's cache, by replica: GPT-OSS-120B takes 36.9 kB a token in FP8 (36 layers, 8
+# heads of 64, keys and values), twice that in BF16, of the 196 GB that 63 GB of weights leave of
+# nine tenths of an MI355X's memory. SGLang's hierarchical cache adds a pool in the host's memory,
+# twice as large unless told otherwise (--hicache-ratio); here it is as fast as the GPU's. The speed
+# is taken as Llama-2-70B's.
+KV_TOKENS = 5_300_000
+SIZES = MappingProxyType(
+    {"BF16": KV_TOKENS // 2, "FP8": KV_TOKENS, "FP8, hierarchical": 3 * KV_TOKENS}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +85,14 @@ def unbounded(calls: list[Asked]) -> int:
     return skipped
 
 
-def prefix_reuse(path: Path, policy: str, seconds: float) -> Reuse:
+def prefix_reuse(path: Path, policy: str, seconds: float, *, kv_tokens: int = KV_TOKENS) -> Reuse:
     """Send a trace to a fleet under a policy, with blocks of text that are alike where ids are."""
     calls = read(path, seconds)
     world = World(
         [profile(MODEL, "mi355x").law] * REPLICAS,
         policy=policy,
         block_tokens=BLOCK_TOKENS,
-        kv_tokens=KV_TOKENS,
+        kv_tokens=kv_tokens,
     )
     for call in calls:
         world.at(call.at_s, partial(_arrive, world, call))
@@ -105,4 +113,4 @@ def _arrive(world: World, call: Asked) -> None:
         for each in call.ids
     )
     body = b'{"messages":[{"content":"' + text[: call.prompt * BYTES_PER_TOKEN] + b'"}]}'
-    world.call(call.prompt, call.output, "server", Body(body), blocks=call.blocks)
+    world.call(Sent(call.prompt, call.output, "server", Body(body), blocks=call.blocks))

@@ -8,16 +8,13 @@ missing. Load reports come once a second, a second old at most, as in life.
 """
 
 import argparse
-import heapq
 import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 import orjson
 
@@ -30,57 +27,15 @@ from backends.sglang import parse_loads
 from backends.simulated import core as engine
 from backends.simulated.reports import loads
 from backends.slo import MLPERF_CLASSES, Class
+from bench.slo_world import MODEL, Engines, Run, Sent, Tally, Time, Workload
 from gateway.admission import MOST_RETRY_S, Outlook, Reject, decide, retry_after
-from gateway.call import Call, Operation, Principal, Receipt, Usage
-from gateway.plans import Placed, Plan
 from gateway.queue.book import Book
 from gateway.queue.drain import Drain
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
-from gateway.routing.router import Question
 from gateway.steering import Steering
-from gateway.wire.body import Body
 
-MODEL = "llama2-70b"
-EPOCH = 1.7e9
 REPORT_S = 1.0
 LEAST_RETRY_S = 1.0
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What callers send: mean tokens, spread, shares of classes."""
-
-    prompt: tuple[int, int] = (48, 208)
-    output: tuple[int, int] = (32, 96)
-    classes: Mapping[str, float] = field(default_factory=lambda: {"interactive": 1.0})
-    tenants: Mapping[str, float] = field(default_factory=lambda: {"default": 1.0})
-
-    @property
-    def mix(self) -> Mix:
-        """The mean call."""
-        a, b = self.output
-        mean = (a + b) / 2
-        square = (a * a + a * b + b * b) / 3
-        return Mix(sum(self.prompt) / 2, mean, square / mean**2)
-
-
-class Time:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.t = 0.0
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return EPOCH + self.t
-
-    def monotonic(self) -> float:
-        """Seconds since the beginning."""
-        return self.t
-
-    async def sleep(self, delay_s: float) -> None:
-        """Nobody sleeps here."""
-        raise NotImplementedError
 
 
 class VirtualLedger:
@@ -160,51 +115,8 @@ class Registered:
     fleet: Fleet = field(default_factory=Fleet)
 
 
-@dataclass(eq=False)
-class Run:
-    """One call on its way."""
-
-    call: Call
-    prompt: int
-    output: int
-    plan: Plan | None = None
-    placed: Placed | None = None
-    slot: Slot | None = None
-    lease: str = ""
-    waits: bool = False
-    waiting: ExitStack = field(default_factory=ExitStack)
-    receipt: Receipt = field(init=False)
-    again: bool = False
-    question: Question | None = None
-    outlook: Outlook | None = None
-    blocks: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.receipt = Receipt(self.call)
-
-
-@dataclass
-class Tally:
-    """What became of the calls of one class."""
-
-    sent: int = 0
-    good: int = 0
-    good_tokens: int = 0
-    late_first: int = 0
-    slow: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    ttft_s: list[float] = field(default_factory=list)
-    tpot_s: list[float] = field(default_factory=list)
-    returned: int = 0
-    returned_in: int = 0
-    final: int = 0
-    tokens: int = 0
-    left_tokens: int = 0
-    cached_tokens: int = 0
-
-
-class World:
-    """Engines, the gateway's deciders, and callers, on one clock."""
+class World(Engines):
+    """Engines behind the gateway's deciders."""
 
     def __init__(
         self,
@@ -219,16 +131,15 @@ class World:
         block_tokens: int = 16,
         kv_tokens: int = 1_300_000,
     ) -> None:
-        self.time = Time()
+        super().__init__(
+            laws,
+            seed=seed,
+            classes=classes,
+            rtt_s=rtt_s,
+            block_tokens=block_tokens,
+            kv_tokens=kv_tokens,
+        )
         self._return_once = return_once
-        self.dice = Random(seed)
-        self.classes = {c.name: c for c in classes}
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        limits = engine.EngineLimits(2048, 4096, kv_tokens, block_tokens=block_tokens)
-        self.engines = [engine.EngineCore(law, limits) for law in laws]
-        self._armed: list[float | None] = [None] * len(laws)
-        self.rtt_s = list(rtt_s) or [0.0] * len(laws)
         self.replicas = [
             Replica(
                 f"r{i:02}",
@@ -242,9 +153,6 @@ class World:
         self.registry = Registered()
         self.loads: list[Load | None] = [None] * len(laws)
         self.ledger = VirtualLedger(self.time, self._granted)
-        self.runs: dict[str, Run] = {}
-        self._of_sequence: dict[engine.Sequence, tuple[Run, int]] = {}
-        self.plain = policy != "promised"
         self.steering = Steering(
             registry=cast("Registry", self.registry),
             ledger=self.ledger,
@@ -254,57 +162,13 @@ class World:
             rtt_s={r.site: s for r, s in zip(self.replicas, self.rtt_s, strict=True)},
             dice=Random(seed),
         )
-        self.tallies: dict[str, Tally] = {}
-        self.count_from = 0.0
         self._publish()
         self._every(REPORT_S, self._report)
         self._every(0.5, self.steering.look)
 
-    def at(self, t: float, do: Callable[[], None]) -> None:
-        """Do something at an instant."""
-        heapq.heappush(self._events, (t, next(self._order), do))
-
-    def until(self, end: float) -> None:
-        """Let time pass."""
-        while self._events and self._events[0][0] <= end:
-            self.time.t, _, do = heapq.heappop(self._events)
-            do()
-        self.time.t = end
-
-    def arrivals(self, per_s: float, workload: Workload, end: float) -> None:
-        """Let callers come, open loop, until `end`."""
-        names, shares = zip(*workload.classes.items(), strict=True)
-        t = self.time.t
-        while (t := t + self.dice.expovariate(per_s)) < end:
-            prompt = self.dice.randint(*workload.prompt)
-            output = self.dice.randint(*workload.output)
-            name = self.dice.choices(names, shares)[0]
-            who = self.dice.choices([*workload.tenants], [*workload.tenants.values()])[0]
-            self.at(t, partial(self._arrive, prompt, output, name, who))
-
-    def _arrive(self, prompt: int, output: int, class_name: str, tenant: str) -> None:
-        text = b"%d" % next(self._order)
-        body = text + b"x" * (130 + int(prompt * self.dice.uniform(3.6, 4.8)))
-        self._call(prompt, output, class_name, tenant, Body(body), again=False)
-
-    def call(
-        self, prompt: int, output: int, class_name: str, body: Body, *, blocks: tuple[int, ...] = ()
-    ) -> None:
-        """Let one call arrive now; `blocks` are the keys of its prompt in an engine's cache."""
-        self._call(prompt, output, class_name, "default", body, again=False, blocks=blocks)
-
-    def _call(
-        self,
-        prompt: int,
-        output: int,
-        class_name: str,
-        tenant: str,
-        body: Body,
-        *,
-        again: bool,
-        blocks: tuple[int, ...] = (),
-    ) -> None:
-        run = self._enter(prompt, output, class_name, tenant, body, again=again, blocks=blocks)
+    def call(self, sent: Sent) -> None:
+        """Let one call arrive now."""
+        run = self._enter(sent)
         steering = self.steering
         run.plan = plan = steering.plan(run.call)
         choice, question = steering.choose(plan, frozenset())
@@ -320,41 +184,6 @@ class World:
         run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
         if run.waits:
             self.at(self.time.t + decision.at_most_s, lambda: self._out_of_patience(run))
-
-    def _enter(
-        self,
-        prompt: int,
-        output: int,
-        class_name: str,
-        tenant: str,
-        body: Body,
-        *,
-        again: bool = False,
-        blocks: tuple[int, ...] = (),
-    ) -> Run:
-        t = self.time.t
-        call = Call(
-            id=f"c{next(self._order)}",
-            key=f"k{next(self._order)}",
-            principal=Principal("k", tenant),
-            operation=Operation.CHAT,
-            path="",
-            model=MODEL,
-            body=body,
-            dialect=cast("Any", None),
-            stream=True,
-            class_name=class_name,
-            arrived=t,
-            arrived_at=self.time.now(),
-            deadline=t + 3600.0,
-        )
-        run = Run(call, prompt, output, again=again, blocks=blocks)
-        self.runs[call.key] = run
-        tally = self._tally(run)
-        if tally is not None:
-            tally.sent += not again
-            tally.returned += again
-        return run
 
     def _out_of_patience(self, run: Run) -> None:
         if run.waits:
@@ -382,35 +211,6 @@ class World:
             return
         self._send(run, int(slot.replica_id[1:]))
 
-    def _send(self, run: Run, index: int) -> None:
-        sequence = engine.Sequence(run.prompt, run.output, interval=0, blocks=run.blocks)
-        self._of_sequence[sequence] = (run, index)
-        self.at(self.time.t + self.rtt_s[index] / 2, lambda: self._submit(index, sequence))
-
-    def _submit(self, index: int, sequence: engine.Sequence) -> None:
-        self.engines[index].admit(sequence, self.time.t)
-        self._step(index)
-
-    def _step(self, index: int) -> None:
-        core = self.engines[index]
-        for event in core.step(self.time.t):
-            run, _ = self._of_sequence[event.sequence]
-            late = self.rtt_s[index] / 2
-            if event.finish is not None:
-                del self._of_sequence[event.sequence]
-                self.at(event.at + late, lambda r=run, e=event: self._ended(r, e))  # type: ignore[misc]
-            else:
-                self.at(event.at + late, lambda r=run: self._first(r))  # type: ignore[misc]
-        at = core.next_at
-        if at is not None and self._armed[index] != at:
-            self._armed[index] = at
-            self.at(at, lambda: self._tick(index, at))
-
-    def _tick(self, index: int, at: float) -> None:
-        if self._armed[index] == at:
-            self._armed[index] = None
-            self._step(index)
-
     def _first(self, run: Run) -> None:
         if run.placed is None:
             return
@@ -420,39 +220,10 @@ class World:
     def _ended(self, run: Run, event: engine.Event) -> None:
         if run.placed is None or run.slot is None:
             return
-        receipt = run.receipt
-        cached = event.sequence.cached_tokens
-        receipt.usage = Usage(run.prompt, event.generated, cached)
-        receipt.last_byte = self.time.t
-        receipt.replica_id = run.slot.replica_id
-        self.steering.lessons.ended(run.placed, receipt)
-        self.ledger.release(run.slot)
+        run.receipt.replica_id = run.slot.replica_id
         self._count(run, event)
-
-    def _count(self, run: Run, event: engine.Event) -> None:
-        """Say what became of a call that was answered whole."""
-        receipt = run.receipt
-        receipt.last_byte = self.time.t
-        del self.runs[run.call.key]
-        tally = self._tally(run)
-        if tally is None:
-            return
-        cached = event.sequence.cached_tokens
-        tally.cached_tokens += cached
-        tally.tokens += run.prompt - cached + event.generated
-        tally.returned_in += run.again
-        targets = self.classes[run.call.class_name].targets(MODEL)
-        ttft_s, tpot_s = receipt.ttft_s or 0.0, receipt.tpot_s or 0.0
-        tally.ttft_s.append(ttft_s)
-        tally.tpot_s.append(tpot_s)
-        late = targets.ttft_s is not None and ttft_s > targets.ttft_s
-        slow = targets.tpot_s is not None and tpot_s > targets.tpot_s
-        tally.late_first += late
-        tally.left_tokens += (run.prompt - cached + event.generated) if late else 0
-        tally.slow += slow and not late
-        if not late and not slow:
-            tally.good += 1
-            tally.good_tokens += event.generated
+        self.steering.lessons.ended(run.placed, run.receipt)
+        self.ledger.release(run.slot)
 
     def _tell(
         self,
@@ -461,11 +232,8 @@ class World:
         retry_after_s: float | None = None,
         outlook: Outlook | None = None,
     ) -> None:
-        del self.runs[run.call.key]
-        tally = self._tally(run)
-        if tally is not None:
-            tally.refused[reason] = tally.refused.get(reason, 0) + 1
-        if not self._return_once or run.again or run.plan is None:
+        tally = self._refuse(run, reason)
+        if not self._return_once or run.sent.again or run.plan is None:
             return
         known = outlook or run.outlook
         if known is None:
@@ -476,25 +244,8 @@ class World:
             if tally is not None:
                 tally.final += 1
             return
-        call = run.call
-        self.at(
-            self.time.t + math.ceil(told_s),
-            lambda: self._call(
-                run.prompt,
-                run.output,
-                call.class_name,
-                call.principal.tenant,
-                call.body,
-                again=True,
-            ),
-        )
-
-    def _tally(self, run: Run) -> Tally | None:
-        if run.call.arrived < self.count_from:
-            return None
-        name = run.call.class_name
-        tenant = run.call.principal.tenant
-        return self.tallies.setdefault(name if tenant == "default" else f"{name}/{tenant}", Tally())
+        again = replace(run.sent, again=True)
+        self.at(self.time.t + math.ceil(told_s), lambda: self.call(again))
 
     def _report(self) -> None:
         for index, core in enumerate(self.engines):
@@ -508,13 +259,6 @@ class World:
             Standing(r, ready, load) for r, load in zip(self.replicas, self.loads, strict=True)
         )
         self.registry.fleet = Fleet({MODEL: Pool(MODEL, standings)}, self.time.now())
-
-    def _every(self, pause_s: float, do: Callable[[], None]) -> None:
-        def again() -> None:
-            do()
-            self.at(self.time.t + pause_s, again)
-
-        self.at(self.time.t, again)
 
 
 def measure(
@@ -534,9 +278,7 @@ def measure(
     world = World(
         laws, policy=policy, seed=seed, rtt_s=rtt_s, return_once=return_once, hardware=hardware
     )
-    world.count_from = warm_s
-    world.arrivals(per_s, workload, warm_s + seconds)
-    world.until(warm_s + seconds + 60.0)
+    world.pass_by(per_s, workload, warm_s, seconds)
     return world.tallies
 
 

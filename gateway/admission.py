@@ -82,8 +82,9 @@ def decide(outlook: Outlook, *, least_retry_s: float) -> Decision:
     """Say whether a call may start, may wait, or is better told now.
 
     Formula: expected wait = (work ahead + own work) / work done per second, against the slack that
-    the TTFT leaves. What no load can explain (`reachable` False) is served as well as it goes, and
-    predictions of a law that was never learnt refuse nobody.
+    the TTFT leaves. Where there is room those who wait could not use it, as long prompts need more
+    of it, so that they are not ahead. What no load can explain (`reachable` False) is served as
+    well as it goes, and predictions of a law that was never learnt refuse nobody.
     """
     if outlook.waiting >= outlook.most_waiting and not (outlook.has_room and not outlook.ahead_s):
         return Reject(Reason.QUEUE_FULL, retry_after(outlook, least_retry_s=least_retry_s))
@@ -96,7 +97,7 @@ def decide(outlook: Outlook, *, least_retry_s: float) -> Decision:
         return Admit(at_most_s)
     if strict and slack_s < 0.0:
         return Reject(Reason.TTFT, retry_after(outlook, least_retry_s=least_retry_s))
-    if strict and outlook.expected_wait_s > at_most_s:
+    if strict and not outlook.has_room and outlook.expected_wait_s > at_most_s:
         return Reject(Reason.WAIT, retry_after(outlook, least_retry_s=least_retry_s))
     return Wait(at_most_s)
 

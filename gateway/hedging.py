@@ -1,8 +1,9 @@
 """Is a second attempt worth while, and which of two answers does the caller get?
 
 For classes that hedge (off by default), a stream whose first byte is later than nineteen in twenty
-of its class lately is asked of another replica too, within the budget of retries and only while
-nobody waits for a slot. Whose first frame comes first has the caller; the other is aborted at once.
+of its class lately is asked of another replica too, within the budget of retries, only while nobody
+waits for a slot and no more than 70 % of them are taken: above that a second attempt costs others
+more than it gains. Whose first frame comes first has the caller; the other is aborted at once.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from gateway.sink import Flow, Header, Sink
 
 QUANTILE = 0.95
 CALLS, LEAST_CALLS = 256, 32  # that the quantile is of; below the least nothing is hedged
+MOST_LOAD = 0.7  # of the slots of a pool for the class, the late call's own included
 LEAST_S = 0.02  # no answer is late before this
 
 Attempt = Callable[[Sink, Receipt], Coroutine[Any, Any, None]]

@@ -72,7 +72,11 @@ class Lessons:
         state.outliers.observe(placed.slot.replica_id, ratio, now)
 
     def ended(self, placed: Placed, receipt: Receipt) -> None:
-        """Take in how a call went that had a slot to its end."""
+        """Take in how a call went that had a slot to its end.
+
+        A pace is what spread costs beside a law that is known: a call that was placed by an assumed
+        one tells how wrong that was, which would make a replica shallow for minutes.
+        """
         plan, usage = placed.plan, receipt.usage
         call = plan.call
         if usage is None or call.operation not in GENERATES:
@@ -80,12 +84,13 @@ class Lessons:
         state = self._pools.state(call.model)
         self._estimates.learn(call.principal.tenant, call.model, len(call.body.raw), usage)
         if placed.prediction is not None:
-            state.prefixes.learn(placed.prediction.cached_tokens, usage.cached_tokens)
+            expected = placed.prediction.cached_tokens
+            state.prefixes.learn(expected, usage.cached_tokens, usage.prompt_tokens)
         tpot_s = receipt.tpot_s
         standing = self._registry.fleet.standing(placed.slot.replica_id)
         if tpot_s is None or standing is None or usage.completion_tokens < LEAST_TIMED_TOKENS:
             return
-        if plan.targets.tpot_s is not None:
+        if plan.targets.tpot_s is not None and placed.is_sure:
             pace = state.pace(placed.slot.replica_id, plan.klass.name)
             pace.observe(tpot_s, plan.targets.tpot_s, self._clock.monotonic())
         held = self._ledger.outstanding(placed.slot.replica_id)

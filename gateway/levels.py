@@ -63,7 +63,8 @@ def levels(
     first; one that was kept for a class `before` stays there as long as the class needs as many.
     The loosest class has all that is left, and one replica at least is open to it; a tighter one
     has at least one, if only in common with others. `generous`: the loosest promises no time per
-    token and fills replicas so deep that they come back late, so that more is kept from it.
+    token and fills replicas so deep that they come back late, so that the class next to it keeps
+    more from it; bursts of those before that one find replicas which come back soon.
     """
     if not classes:
         return {}
@@ -71,9 +72,10 @@ def levels(
     given: dict[str, Level] = {}
     for name in classes[:-1]:
         busy = demand[name] / max(does_per_s[name], 1e-9)
-        needed = HEADROOM * busy + (BURST * sqrt(busy) if generous else 0.0)
+        beside = generous and name == classes[-2]
+        needed = HEADROOM * busy + (BURST * sqrt(busy) if beside else 0.0)
         had = sum(before.get(r, Level("")).name == name for r in free)
-        lingers = generous and ceil(needed) < had < needed + LINGER
+        lingers = beside and ceil(needed) < had < needed + LINGER
         count = had if lingers else max(1, ceil(needed))
         chosen = sorted(free, key=lambda r: _rank(before.get(r), name))[:count]
         for replica in chosen:

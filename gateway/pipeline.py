@@ -15,7 +15,7 @@ from gateway.call import Call, Receipt
 from gateway.errors import GatewayError, NoReplica, QueueFull
 from gateway.explain import Record
 from gateway.explain_store import Explanations
-from gateway.hedging import Hedger
+from gateway.hedging import MOST_LOAD, Hedger
 from gateway.limits import Limiter
 from gateway.plans import Placed, Plan
 from gateway.queue.ledger import Ledger, Slot
@@ -135,7 +135,9 @@ class Pipeline:
 
         await self._hedger.run(
             (call.model, plan.klass.name), sink, account.receipt, first, second,
-            may_hedge=lambda: not self._ledger.waiting(call.model),
+            may_hedge=lambda: (
+                not self._ledger.waiting(call.model) and self._steering.load(plan) <= MOST_LOAD
+            ),
             happened=record.happened,
         )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """What is a call once it is sized up, and once it has a place?"""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from backends.slo import Class, Targets
 from gateway.call import Call, Operation
@@ -15,7 +16,8 @@ GENERATES = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
 class Plan:
     """One call sized up; instants are monotonic, `first_token_by` infinite without a TTFT.
 
-    `returns`: it was refused before and has come back when it was told to.
+    `cached` is the share of its prompt that each replica probably holds; the work is what is left
+    where most is held. `returns`: it was refused before and has come back when it was told to.
     """
 
     call: Call
@@ -25,6 +27,7 @@ class Plan:
     work_s: float
     first_token_by: float
     keys: tuple[int, ...] = ()
+    cached: Mapping[str, float] = field(default_factory=dict)
     returns: bool = False
 
 

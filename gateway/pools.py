@@ -73,11 +73,15 @@ class PoolState:
         known = profile(model, _REFERENCE)
         return cls(model, known.law, known.mix)
 
-    def work_s(self, size: Size) -> float:
-        """Give a call's token work in the unit of this pool: seconds of its reference law."""
+    def work_s(self, size: Size, cached: float = 0.0) -> float:
+        """Give a call's token work in the unit of this pool: seconds of its reference law.
+
+        `cached` is the share of its prompt that needs no prefill.
+        """
         law, prompt, output = self.reference, size.prompt_tokens, size.output_tokens
         resident = prompt + 0.75 * output  # with half as much again for the spread
-        return law.c_tok_s * (prompt + output) + law.c_kv_s * output * resident
+        missing = prompt * (1.0 - cached)
+        return law.c_tok_s * (missing + output) + law.c_kv_s * output * resident
 
     def margin(self, class_name: str) -> Margin:
         """Give what this class's TTFT predictions must leave."""
@@ -234,6 +238,7 @@ class Pools:
             return {name: Candidate(replica_id, most) for name in self._classes}
         load = standing.load
         kv = int(KV_FILL * load.max_total_tokens) if load and load.max_total_tokens else None
+        reuse = state.prefixes.reuse
         own: dict[str, Candidate] = {}
         for name, each in self._classes.items():
             targets = each.targets(state.model)
@@ -243,7 +248,7 @@ class Pools:
                 most_running=most, pace=1.0 if pace is None else pace.factor,
             )  # fmt: skip
             room = max(count - foreign, 1)
-            own[name] = Candidate(replica_id, room, kv, prefill_bound(speed, targets))
+            own[name] = Candidate(replica_id, room, kv, prefill_bound(speed, targets, reuse=reuse))
         level = state.kept_for.get(replica_id)
         if level is None:
             return own

@@ -1,12 +1,14 @@
 """How does a Lua script run in the store?
 
 By its digest; the store is sent the text when it does not have it, the first time or after a
-restart. The scripts lie beside the modules that use them and need nothing newer than Redis 7.0.
+restart. The scripts lie beside the modules that use them and need nothing newer than Redis 7.0. A
+line `--+ FILE` in one stands for the text of that file: a long script is a list of its parts.
 """
 
 import hashlib
 from collections.abc import Awaitable
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -14,12 +16,14 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.line import Line
 
+_PART = "--+ "
+
 
 class Script:
     """A script of one package, read when it is made."""
 
     def __init__(self, package: str, name: str) -> None:
-        self.text = (files(package) / "lua" / name).read_text()
+        self.text = _joined(files(package) / "lua", name)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, redis: Redis, keys: list[str], arguments: list[Any]) -> Any:
@@ -37,6 +41,15 @@ class Script:
             if not str(error).startswith("NOSCRIPT"):
                 raise
             return await line.ask("EVAL", self.text, len(keys), *keys, *arguments)
+
+
+def _joined(folder: Traversable, name: str) -> str:
+    """Read a script with its parts in place."""
+    lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    return "\n".join(
+        _joined(folder, line.removeprefix(_PART)) if line.startswith(_PART) else line
+        for line in lines
+    )
 
 
 async def _answer(reply: Awaitable[Any] | Any) -> Any:

@@ -98,14 +98,15 @@ class Steering:
                 targets = call.hint
         size = self._size(call) if generates else Size(len(call.body.raw) / 4, 1.0)
         state = self.pools.state(call.model)
-        work = state.work_s(size)
+        keys = block_keys(call.body.raw, call.body.ours.get("cache_salt")) if generates else ()
+        cached = state.prefixes.matched(keys, len(call.body.raw)) if keys else {}
+        work = state.work_s(size, max(cached.values(), default=0.0))
         now = self._clock.monotonic()
         state.demand.setdefault(klass.name, Demand()).ask(work, self._clock.now())
-        keys = block_keys(call.body.raw) if generates else ()
         returns = self._returns.get(call.model)
         back = returns is not None and bool(returns.due) and returns.claim(_name(call), now)
         due = inf if targets.ttft_s is None else call.arrived + targets.ttft_s
-        return Plan(call, klass, targets, size, work, due, keys, back)
+        return Plan(call, klass, targets, size, work, due, keys, cached, back)
 
     def tokens(self, call: Call) -> float:
         """Guess the tokens of a call, prompt and answer, for limits; nothing is noted."""
@@ -210,6 +211,11 @@ class Steering:
             margin_s = state.margin(plan.klass.name).within(plan.targets.ttft_s)
         return Placed(plan, slot, prediction, now, margin_s, prospect.speed.at > 0.0)
 
+    def load(self, plan: Plan) -> float:
+        """Give the share of the slots for a call's class that is taken in its pool."""
+        roster = self.pools.state(plan.call.model).roster
+        return roster.load(plan.klass.name, self._ledger.outstanding)
+
     def awaiting(self, placed: Placed, receipt: Receipt) -> AbstractContextManager[None]:
         """Cover an attempt: hears its first token, and learns how it went."""
         return self.lessons.awaiting(placed, receipt)
@@ -264,7 +270,7 @@ class Steering:
             mix=state.mix,
             within_s=within_s,
             held=self._ledger.outstanding,
-            cached=state.prefixes.matched(plan.keys) if plan.keys else {},
+            cached=plan.cached,
             tried=tried,
             ejected=state.outliers.ejected(now),
             shrinking=plan.call.model in self.shrinking,

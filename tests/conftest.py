@@ -40,7 +40,7 @@ def anyio_backend() -> str:
 def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One real store per test process (Valkey's or Redis's server, started by our own
     supervisor)."""
-    yield from _served(tmp_path_factory.mktemp("store"))
+    yield from served(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def free_port() -> int:
         return port
 
 
-def _served(data_dir: Path) -> Iterator[str]:
+def served(data_dir: Path) -> Iterator[str]:
     """Keep a store open in a loop of its own, since the tests' loops come and go."""
     loop = asyncio.new_event_loop()
     done = asyncio.Event()

@@ -1,6 +1,6 @@
 """What does a decision know of one replica, and how far may it be filled for a class? Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -8,11 +8,14 @@ from backends.capacity import STEP_MARGIN, Mix, StepLaw, work_s
 from backends.fleet import Replica
 from backends.slo import Targets
 from gateway.law import Speed
-from gateway.queue.ledger import Candidate
+from gateway.queue.ledger import Candidate, Cost
 
 DEEP_STEP = 19.0  # of token work for each second of a step's fixed part
 KV_FILL = 0.95  # of the KV cache, above which engines begin to retract
-TTFT_FOR_AHEAD = 0.42  # of the TTFT limit that prompts in flight on one replica may take together
+# Of the TTFT limit that prompts in flight on one replica may take together; more of it where
+# prompts are found in caches, since what waits for a slot gets any replica, not the one that holds
+# its beginning.
+TTFT_FOR_AHEAD, MOST_FOR_AHEAD = 0.42, 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,15 @@ class Roster:
             {p.replica.id: p for p in prospects},
         )
 
+    def load(self, class_name: str, held: Callable[[str], Cost]) -> float:
+        """Give the share of a class's slots that is taken, by whomever; 1 without any slot.
+
+        `held` is what the ledger has given out on a replica; what goes round it counts, too.
+        """
+        most = sum(p.bounds[class_name].sequences for p in self.prospects)
+        running = sum(held(p.replica.id).sequences + p.foreign_running for p in self.prospects)
+        return min(running / most, 1.0) if most else 1.0
+
 
 def slots(
     speed: Speed,
@@ -101,19 +113,20 @@ def per_sequence_s(speed: Speed, mix: Mix) -> float:
     return law.c_tok_s + prefill_s + law.c_kv_s * mix.resident_tokens
 
 
-def prefill_bound(speed: Speed, targets: Targets) -> int:
+def prefill_bound(speed: Speed, targets: Targets, *, reuse: float = 0.0) -> int:
     """Say how many prompt tokens may be in flight on a replica for a class.
 
-    Half of the TTFT limit's time at the replica's prefill rate, less a step and a half, and no more
-    than two chunks: what lies in an engine can no longer be re-ordered. At least one token, which
-    lets one prompt of any length in at a time.
+    So many as take 0.42 of the TTFT limit at the replica's prefill rate, less a step and a half:
+    what lies in an engine can no longer be re-ordered. `reuse`, the share of prompts that caches
+    hold, adds to the 0.42, up to 0.7. At least one token, which lets one prompt of any length in at
+    a time.
     """
-    most = 2 * speed.chunk_tokens
     if targets.ttft_s is None:
         return speed.chunk_tokens
+    share = min(TTFT_FOR_AHEAD + reuse, MOST_FOR_AHEAD)
     step_s = speed.law.c0_s if targets.tpot_s is None else STEP_MARGIN * targets.tpot_s
-    time_s = TTFT_FOR_AHEAD * targets.ttft_s - 1.5 * min(step_s, 0.1 * targets.ttft_s)
-    return max(1, min(most, int(time_s / speed.prefill_token_s)))
+    time_s = share * targets.ttft_s - 1.5 * min(step_s, 0.1 * targets.ttft_s)
+    return max(1, int(time_s / speed.prefill_token_s))
 
 
 def busy_s(law: StepLaw, mix: Mix, tpot_s: float | None) -> float:

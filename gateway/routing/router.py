@@ -75,13 +75,16 @@ class Choice:
 def candidates(roster: Roster, question: Question, dice: Random) -> Choice:
     """Choose: score in seconds among replicas where both predictions hold, then all others.
 
-    Above 32 replicas, or on stale loads, a random few are scored; the others are offered too where
-    none of the few has room. A call that waits takes whatever comes free. Replicas that would be
-    too late even with nothing ahead of the call are never used, unless all would.
+    Above 32 replicas, or on stale loads, a random few are scored, and the one that holds most of
+    the prompt; the others are offered too where none of the few has room. A call that waits takes
+    whatever comes free. Replicas that would be too late even with nothing ahead of the call are
+    never used, unless all would.
     """
     reachable = _usable(roster, question)
     stale = question.now - roster.load_at > STALE_S
     looked_at = sample(reachable, dice, stale=stale)
+    if question.cached and len(looked_at) < len(reachable):
+        looked_at = _with_holder(looked_at, reachable, question.cached)
     scored = sorted((_scored(p, question) for p in looked_at), key=_order)
     name = question.class_name
     offered = [s.prospect.bounds[name] for s in scored]
@@ -121,6 +124,16 @@ def _scored(prospect: Prospect, question: Question) -> Scored:
     if question.shrinking:
         score_s = fullest_first(score_s)
     return Scored(prospect, prediction, score_s, has_room, has_room and in_limits)
+
+
+def _with_holder(
+    few: Sequence[Prospect], reachable: Sequence[Prospect], cached: Mapping[str, float]
+) -> Sequence[Prospect]:
+    """Add the replica that holds most of the prompt to a sample, if it may be used."""
+    best = max(cached, key=cached.__getitem__)
+    if any(p.replica.id == best for p in few):
+        return few
+    return [*few, *(p for p in reachable if p.replica.id == best)]
 
 
 def _order(scored: Scored) -> tuple[bool, bool, float, str]:

@@ -2,7 +2,8 @@
 
 from backends.fleet import Fleet, Health, HealthState, Pool, Standing
 from backends.hardware import profile
-from bench.slo_virtual import MODEL, Workload, World
+from bench.slo_virtual import World
+from bench.slo_world import MODEL, Workload
 
 LAW = profile(MODEL, "mi355x").law.scaled(0.05)
 

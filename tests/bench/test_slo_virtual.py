@@ -8,7 +8,8 @@ import pytest
 
 from backends.hardware import profile
 from backends.slo import MLPERF_CLASSES
-from bench.slo_virtual import MODEL, Tally, Workload, capacity_per_s, measure
+from bench.slo_virtual import World, capacity_per_s, measure
+from bench.slo_world import MODEL, Tally, Workload
 
 LAW = profile(MODEL, "mi355x").law.scaled(0.05)
 SLOW = profile(MODEL, "mi355x").law.scaled(0.016)
@@ -60,6 +61,16 @@ def test_a_mixed_fleet_is_used_to_its_speeds_without_being_told() -> None:
     full = capacity_per_s(laws, workload.mix, INTERACTIVE)
     tally = measure(laws, 0.65 * full, workload, seconds=20.0)["interactive"]
     assert tally.good >= 0.96 * tally.sent
+
+
+def test_what_was_placed_before_a_speed_was_learnt_does_not_make_a_replica_shallow() -> None:
+    world = World([LAW, LAW, SLOW, SLOW])
+    world.arrivals(0.8 * capacity_per_s([LAW, LAW, SLOW, SLOW], Workload().mix, INTERACTIVE),
+                   Workload(), 20.0)  # fmt: skip
+    world.until(20.0)
+    assert world.tallies["interactive"].slow + world.tallies["interactive"].late_first > 5
+    paces = world.steering.pools.state(MODEL).paces
+    assert min(pace.factor for pace in paces.values()) >= 0.9
 
 
 def test_a_tenant_that_sends_ten_times_its_share_costs_the_others_little() -> None:

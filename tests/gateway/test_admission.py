@@ -39,6 +39,10 @@ def test_a_call_is_told_where_the_work_ahead_ends_too_late() -> None:
     assert found.reason is Reason.WAIT
 
 
+def test_who_waits_is_not_ahead_of_a_call_that_fits_where_they_do_not() -> None:
+    assert decided(replace(BUSY, ahead_s=4.0, has_room=True)) == Wait(0.3)
+
+
 def test_a_call_whose_first_token_is_too_late_already_is_told() -> None:
     for outlook in (CALM, BUSY):
         found = decided(replace(outlook, slack_s=-0.01))

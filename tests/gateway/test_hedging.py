@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+import pytest
 
 from gateway.explain_words import told
 from gateway.hedging import LEAST_CALLS, LEAST_S, Delays
@@ -49,7 +50,11 @@ async def playing(
     redis_url: str, *, hedge: bool = True, **more: Any
 ) -> AsyncIterator[tuple[Scene, RunningGateway, aiohttp.ClientSession]]:
     scene = Scene()
-    classes = {"interactive": {"rank": 0, "hedge": hedge}}
+    free = {"default": {"ttft_ms": None, "tpot_ms": None}}  # these engines never report a load
+    classes = {
+        "interactive": {"rank": 0, "hedge": hedge, "targets": free},
+        "offline": {"rank": 2, "targets": free},
+    }
     async with (
         scripted_engine(scene.answer) as one,
         scripted_engine(scene.answer) as two,
@@ -68,8 +73,11 @@ async def playing(
         yield scene, gateway, client
 
 
-async def ask(client: aiohttp.ClientSession, gateway: RunningGateway) -> tuple[int, bytes, str]:
-    async with client.post(f"{gateway.url}/v1/chat/completions", json=CHAT) as answer:
+async def ask(
+    client: aiohttp.ClientSession, gateway: RunningGateway, tier: str = "priority"
+) -> tuple[int, bytes, str]:
+    asked = {**CHAT, "service_tier": tier}
+    async with client.post(f"{gateway.url}/v1/chat/completions", json=asked) as answer:
         return answer.status, await answer.read(), answer.headers["x-request-id"]
 
 
@@ -124,6 +132,28 @@ async def test_hedges_are_paid_out_of_the_budget_of_retries(redis_url: str) -> N
         await asyncio.gather(*calls, return_exceptions=True)
         await until(lambda: not any(gateway.leftovers().values()))
         assert len(scene.aborted) == len(scene.calls) - before
+
+
+@pytest.mark.parametrize(("others", "is_hedged"), [(6, True), (7, False)])
+async def test_nothing_is_hedged_while_more_than_seven_tenths_of_the_slots_are_taken(
+    redis_url: str, others: int, is_hedged: bool
+) -> None:
+    async with playing(redis_url, max_running=5) as (scene, gateway, client):
+        before = len(scene.calls)
+        scene.silent = 1000
+        calls = [asyncio.create_task(ask(client, gateway, "flex")) for _ in range(others)]
+        await until(lambda: len(scene.calls) == before + others)
+        calls.append(asyncio.create_task(ask(client, gateway)))
+        await until(lambda: len(scene.calls) == before + others + 1)
+        if is_hedged:
+            await until(lambda: len(scene.calls) == before + others + 2)
+        else:
+            await asyncio.wait(calls, timeout=20 * LEAST_S)
+            assert len(scene.calls) == before + others + 1
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await until(lambda: not any(gateway.leftovers().values()))
 
 
 async def test_a_caller_who_hangs_up_stops_both_attempts(redis_url: str) -> None:

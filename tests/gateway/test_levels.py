@@ -74,3 +74,13 @@ def test_demand_is_the_work_asked_for_per_second_and_fades() -> None:
     assert demand.now(80.0) < 0.01
     assert demand.is_alive(40.0 + SEEN_S - 1)
     assert not demand.is_alive(40.0 + SEEN_S + 1)
+
+
+def test_only_the_class_beside_one_that_fills_replicas_deep_keeps_more_for_its_bursts() -> None:
+    demand = {"interactive": 2.5, "server": 0.9, "offline": 1.0}
+    does = {**DOES, "offline": 1.0}
+    three = levels([*demand], demand, does, REPLICAS, {}, generous=True)
+    kept = [level.name for level in three.values()]
+    assert kept.count("interactive") == 5  # 1.3 * 2.5 / 0.7, and nothing for bursts
+    two = levels(["interactive", "offline"], demand, does, REPLICAS, {}, generous=True)
+    assert [level.name for level in two.values()].count("interactive") == 6

@@ -15,12 +15,12 @@ from tests.waiting import eventually
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Inspectable]:
+async def ledger(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Inspectable]:
     """Each ledger in turn, with a starvation bound that no test reaches by chance."""
     if request.param == "memory":
         yield MemoryLedger(asyncio.get_running_loop().time, starvation_s=60)
         return
-    client = connect(request.getfixturevalue("redis_url"))
+    client = connect(redis_url)
     shared = RedisLedger(client, starvation_s=60)
     running = asyncio.create_task(shared.run())
     yield shared

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from backends.store import connect, open_store
+from gateway.line import Line
 from gateway.queue.exchange import PREFIX, WAITING, read_waiting
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.redis_ledger import RedisLedger
@@ -46,6 +47,12 @@ async def gateway(url: str, *, tells_spare: bool = True) -> AsyncIterator[RedisL
 async def leases(redis: Redis, *replicas: str) -> int:
     """Count the leases in the store."""
     return sum([int(await redis.hlen(f"{QUEUE}:on:{each}")) for each in replicas])
+
+
+async def test_the_store_is_the_one_that_this_run_is_for(redis: Redis, server_path: str) -> None:
+    told = await redis.info("server")
+    is_valkey = told.get("server_name") == "valkey"
+    assert is_valkey is not (Path(server_path) / "redis-server").exists()
 
 
 async def test_a_slot_that_one_gateway_frees_goes_to_another(redis_url: str) -> None:
@@ -112,16 +119,19 @@ async def test_a_slot_whose_message_was_lost_comes_with_the_next_round(redis_url
 class Twice(Script):
     """Has every batch done twice, as when an answer is lost, and gives the second answer."""
 
-    async def __call__(self, redis: Redis, keys: list[str], arguments: list[Any]) -> Any:
-        first = await super().__call__(redis, keys, arguments)
-        second = await super().__call__(redis, keys, arguments)
+    times = 0
+
+    async def on(self, line: Line, keys: list[str], arguments: list[Any]) -> Any:
+        first = await super().on(line, keys, arguments)
+        second = await super().on(line, keys, arguments)
         assert first == second
+        self.times += 1
         return second
 
 
 async def test_a_batch_that_is_sent_twice_counts_once(redis_url: str, redis: Redis) -> None:
     async with gateway(redis_url) as one:
-        one._script = Twice("gateway.queue", "ledger.lua")
+        one._script = twice = Twice("gateway.queue", "ledger.lua")
         slots = [await one.acquire(ask(f"{n}", "a", limit=3), within_s=5) for n in range(3)]
         waiting = [await Caller(one).queue(ask(f"{n}", "a", limit=3)) for n in range(3, 6)]
         assert (one.running("a"), one.waiting(MODEL)) == (3, 3)
@@ -132,6 +142,7 @@ async def test_a_batch_that_is_sent_twice_counts_once(redis_url: str, redis: Red
             one.release(slot)
         await emptied(one, "a")
         assert await leases(redis, "a") == 0
+        assert twice.times > 3
 
 
 async def test_a_gateway_that_ends_gives_everything_back(redis_url: str, redis: Redis) -> None:

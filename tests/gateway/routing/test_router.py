@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from backends.capacity import StepLaw
 from backends.slo import Targets
 from gateway.queue.ledger import Cost
+from gateway.routing.picker import SAMPLE
 from gateway.routing.prospects import Prospect, Roster
 from gateway.routing.router import Choice, Question, candidates, is_reachable
 from tests.gateway.routing.prospects import LAW, NOW, holding, prospect, question
@@ -41,6 +42,16 @@ def test_a_prefix_counts_for_the_seconds_that_it_saves() -> None:
     assert order(choose(fleet, asked))[0] == "a"
     pinned = question(holding(a=190, b=10), prompt=4_000, cached={"a": 0.9})
     assert order(choose(fleet, pinned))[0] == "b"
+
+
+def test_the_holder_of_a_prefix_is_looked_at_in_a_pool_of_which_only_a_sample_is() -> None:
+    fleet = [prospect(f"r{i:02}") for i in range(64)]
+    for name in ("r00", "r31", "r63"):
+        found = choose(fleet, question(prompt=4_000, cached={name: 0.9, "r07": 0.1}))
+        assert order(found)[0] == name
+        assert len(found.scored) <= SAMPLE + 1
+    gone = choose(fleet, question(prompt=4_000, cached={"r63": 0.9}, tried=("r63",)))
+    assert "r63" not in order(gone)
 
 
 def test_a_full_replica_comes_after_one_with_room_and_is_still_offered() -> None:
