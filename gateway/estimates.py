@@ -10,6 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import Struct
+
 from backends.capacity import Mix
 from gateway.call import Usage
 
@@ -87,12 +89,12 @@ class Sketch:
 
     def add(self, value: float) -> None:
         """Count a value; the weight of all older ones shrinks by 1/256."""
-        self._unit *= 256.0 / 255.0
-        self.counts[_bucket(value)] += self._unit
-        self.total += self._unit
-        self.sum += self._unit * value
-        self.squares += self._unit * value * value
-        if self._unit > 1e9:
+        unit = self._unit = self._unit * (256.0 / 255.0)
+        self.counts[_bucket(value)] += unit
+        self.total += unit
+        self.sum += unit * value
+        self.squares += unit * value * value
+        if unit > 1e9:
             self._rescale()
 
     @property
@@ -130,8 +132,7 @@ def _bucket(value: float) -> int:
     return min((exponent - 1) * _PER_DOUBLING + within, _BUCKETS - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True, gc=False):
     """A call in tokens, as guessed: its prompt, and its answer."""
 
     prompt_tokens: float

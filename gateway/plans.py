@@ -1,6 +1,6 @@
 """What is a call once it is sized up, and once it has a place?"""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from backends.slo import Class, Targets
 from gateway.call import Call, Operation
@@ -11,8 +11,7 @@ from gateway.routing.predictions import Prediction
 GENERATES = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """One call sized up; instants are monotonic, `first_token_by` infinite without a TTFT.
 
     `returns`: it was refused before and has come back when it was told to.
@@ -28,8 +27,7 @@ class Plan:
     returns: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A call's place: its slot, and what the replica was predicted to do from then on.
 
     `is_sure`: the law behind the prediction was learnt, not assumed.

@@ -7,21 +7,20 @@ bytes.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import orjson
+from msgspec import Struct
 
 _OPENING = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """A JSON object: the caller's bytes, and fields of ours (which `raw` must not name)."""
 
     raw: bytes
-    ours: Mapping[str, Any] = field(default_factory=dict)
+    ours: Mapping[str, Any] = {}
 
     def encode(self, **more: Any) -> bytes:
         """Give the bytes for one attempt, with `more` fields in front."""
