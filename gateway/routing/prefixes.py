@@ -55,11 +55,16 @@ class PrefixIndex:
         """Give by replica the share of these blocks that it probably holds (0 to 1, trusted)."""
         depth: dict[str, int] = {}
         alive: set[str] | None = None
+        progress = self._prefilled
         for index, key in enumerate(keys, 1):
             holders = self._held.get(key)
             if holders is None:
                 break
-            fresh = {r for r, at in holders.items() if self._holds(r, at)}
+            fresh: set[str] = set()
+            for replica_id, at in holders.items():
+                prefilled, holds = progress.get(replica_id, (0.0, 0.0))
+                if not holds or prefilled - at <= holds:  # else it has dropped the block
+                    fresh.add(replica_id)
             alive = fresh if alive is None else alive & fresh
             if not alive:
                 break
@@ -94,7 +99,3 @@ class PrefixIndex:
         """Drop all that a replica was thought to hold."""
         for holders in self._held.values():
             holders.pop(replica_id, None)
-
-    def _holds(self, replica_id: str, at: float) -> bool:
-        prefilled, holds = self._prefilled.get(replica_id, (0.0, 0.0))
-        return not holds or prefilled - at <= holds
