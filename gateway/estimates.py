@@ -157,16 +157,25 @@ class Estimates:
         self._prefilled: OrderedDict[str, Sketch] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], _Answers] = OrderedDict()
         self._most_keys = most_keys
+        self._asked: tuple[str, str, int, int | None] | None = None
+        self._guessed = Size(1.0, 1.0)
 
     def size(self, tenant: str, model: str, size_bytes: int, max_tokens: int | None) -> Size:
-        """Guess a call's size from its body; the answer is at most `max_tokens`."""
+        """Guess a call's size from its body; the answer is at most `max_tokens`.
+
+        Whoever counts a call and whoever plans it ask the same, one after the other.
+        """
+        asked = (tenant, model, size_bytes, max_tokens)
+        if asked == self._asked:
+            return self._guessed
         ratio = self._ratios.get(model)
         prompt = size_bytes / BYTES_PER_TOKEN if ratio is None else ratio.tokens(size_bytes)
         known = self._answers.get((tenant, model)) or self._answers.get(("", model))
         output = OUTPUT_TOKENS if known is None else known.expected
         if max_tokens is not None:
             output = min(output, max_tokens)
-        return Size(max(prompt, 1.0), max(output, 1.0))
+        self._asked, self._guessed = asked, Size(max(prompt, 1.0), max(output, 1.0))
+        return self._guessed
 
     def mix(self, model: str) -> Mix | None:
         """Give the mean call of a model over all tenants; None before any was counted.
@@ -185,6 +194,7 @@ class Estimates:
 
     def learn(self, tenant: str, model: str, size_bytes: int, usage: Usage) -> None:
         """Take in what an engine counted."""
+        self._asked = None
         self._ratio(model).learn(size_bytes, usage.prompt_tokens)
         uncached = _touch(self._prefilled, model, Sketch, self._most_keys)
         uncached.add(max(usage.prompt_tokens - usage.cached_tokens, 1))

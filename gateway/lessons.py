@@ -75,8 +75,10 @@ class Lessons:
         if placed.prediction is not None:
             state.prefixes.learn(placed.prediction.cached_tokens, usage.cached_tokens)
         tpot_s = receipt.tpot_s
+        if tpot_s is None or usage.completion_tokens < LEAST_TIMED_TOKENS:
+            return
         standing = self._registry.fleet.standing(placed.slot.replica_id)
-        if tpot_s is None or standing is None or usage.completion_tokens < LEAST_TIMED_TOKENS:
+        if standing is None:
             return
         if plan.targets.tpot_s is not None:
             pace = state.pace(placed.slot.replica_id, plan.klass.name)

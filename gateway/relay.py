@@ -263,6 +263,7 @@ async def _send_document(document: bytes, sink: Sink, receipt: Receipt, now: flo
     await sink.finish(document)
 
 
+_CONTENT_TYPE = b"content-type: application/json\r\n"
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -272,7 +273,9 @@ STREAM_HEADERS = (
 
 def engine_headers(replica: Replica, *more: tuple[bytes, bytes]) -> bytes:
     """Give the header lines that every request to an engine has, and `more`."""
-    lines = [b"content-type: application/json\r\n"]
+    if replica.api_key is None and not more:
+        return _CONTENT_TYPE
+    lines = [_CONTENT_TYPE]
     if replica.api_key is not None:
         lines.append(b"authorization: Bearer %b\r\n" % replica.api_key.encode())
     lines += [b"%b: %b\r\n" % pair for pair in more]

@@ -27,10 +27,12 @@ class Body(Struct, frozen=True):
         fields = {**self.ours, **more}
         if not fields:
             return self.raw
-        opening = _OPENING.match(self.raw)
-        if opening is None:
-            raise ValueError("the body is not a JSON object")
-        at = opening.end()
+        at = 1
+        if not self.raw.startswith(b'{"'):
+            opening = _OPENING.match(self.raw)
+            if opening is None:
+                raise ValueError("the body is not a JSON object")
+            at = opening.end()
         comma = b"" if self.raw.startswith(b"}", at) else b","
         # One copy of a body that may be long.
         return b"".join((orjson.dumps(fields)[:-1], comma, memoryview(self.raw)[at:]))
