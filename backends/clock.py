@@ -24,13 +24,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own time."""
 
-    def now(self) -> float:
-        """Give the instant in Unix seconds."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Give seconds that never go back."""
-        return time.monotonic()
+    # The system's own functions: a call is timed twenty times on its way.
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, delay_s: float) -> None:
         """Wait for `delay_s` seconds."""

@@ -252,7 +252,7 @@ class _Watch:
     def _turn(self, vitals: Vitals) -> None:
         """Remember, log a change of state, and publish what others see."""
         before, self.vitals = self.vitals, vitals
-        if before.health == vitals.health:
+        if before.health is vitals.health or before.health == vitals.health:
             return
         if before.health.state is not vitals.health.state:
             health = vitals.health

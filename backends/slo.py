@@ -35,7 +35,10 @@ class Class:
 
     def targets(self, model: str) -> Targets:
         """The promise for a model."""
-        return next((t for name, t in self.by_model if name == model), self.default)
+        for name, targets in self.by_model:
+            if name == model:
+                return targets
+        return self.default
 
 
 # MLPerf Inference v6.0, p99 limits of the Server and Interactive scenarios.

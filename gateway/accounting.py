@@ -173,8 +173,8 @@ class Accounting:
 
     def _measure(self, receipt: Receipt, duration_s: float, trace_id: str | None) -> None:
         call, metrics = receipt.call, self._metrics
-        by = (call.operation.value, call.model, call.class_name)
-        metrics.calls.labels(*by, receipt.outcome.value).inc()
+        by = (call.operation, call.model, call.class_name)
+        metrics.calls.labels(*by, receipt.outcome).inc()
         seen = (trace_id, call.arrived_at + duration_s)
         metrics.duration.labels(*by, receipt.error_code or "").observe(duration_s, *seen)
         if receipt.ttft_s is not None:
@@ -254,11 +254,11 @@ def _line(
         "span_id": ids[1],
         "key_id": call.principal.key_id,
         "tenant": call.principal.tenant,
-        "operation": call.operation.value,
+        "operation": call.operation,
         "model": call.model,
         "class": call.class_name,
         "stream": call.stream,
-        "outcome": receipt.outcome.value,
+        "outcome": receipt.outcome,
         "status": receipt.status,
         "error_code": receipt.error_code,
         "replica": receipt.replica_id,

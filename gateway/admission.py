@@ -1,8 +1,9 @@
 """May this call start or wait, or is it better told now? By what it would miss; pure."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+
+from msgspec import Struct
 
 MOST_RETRY_S = 120.0  # clients give up on more; a longer wait is told as final
 SHORTEST_WAIT_S = 0.02  # a call with a slot free still has a round trip to the ledger to make
@@ -18,8 +19,7 @@ class Reason(StrEnum):
     LATE_SLOT = "slot_too_late"  # a slot came, too late for its first token
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(Struct, frozen=True, gc=False):
     """What admission looks at; seconds.
 
     `slack_s` is how long the call may wait for a slot and still keep its TTFT (infinite without
@@ -53,22 +53,19 @@ class Outlook:
         return (self.ahead_s + self.promised_s + self.own_s) / self.does_per_s
 
 
-@dataclass(frozen=True, slots=True)
-class Admit:
+class Admit(Struct, frozen=True, gc=False):
     """A slot is free; the call may take it. `at_most_s` bounds the wait if another was faster."""
 
     at_most_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True, gc=False):
     """The call may wait for a slot for so long."""
 
     at_most_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(Struct, frozen=True, gc=False):
     """The call is told now; `retry_after_s` is when there should be room."""
 
     reason: Reason

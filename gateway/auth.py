@@ -34,6 +34,7 @@ class _Answer:
 
     record: KeyRecord | None
     at: float
+    principal: Principal | None = None
 
 
 class Authenticator:
@@ -55,22 +56,21 @@ class Authenticator:
         if self._keys is None:
             return ANONYMOUS
         key = _key_in(authorization, x_api_key)
+        known = self._known.get(digest_of(key))
+        if known is not None and self._clock.monotonic() < known.at + FRESH_S:
+            return self._opened(known)
         key_id = id_of(key)
         if key_id is None:
             raise _incorrect()
         try:
-            record = await self._record(key_id, key, self._keys)
+            answer = await self._record(key_id, key, self._keys)
         except StoreAway:
             raise Unavailable(
                 "Keys cannot be verified at the moment. Try again.",
                 code="key_store_unavailable",
                 retry_after_s=5.0,
             ) from None
-        if record is None or record.revoked_at is not None:
-            raise _incorrect()
-        if record.is_expired(self._clock.now()):
-            raise BadKey("The API key has expired.")
-        return record.principal()
+        return self._opened(answer)
 
     def forget(self, key_id: str) -> None:
         """Ask the store again at this key's next use."""
@@ -78,25 +78,33 @@ class Authenticator:
             if answer.record is not None and answer.record.id == key_id:
                 del self._known[digest]
 
-    async def _record(self, key_id: str, key: str, keys: KeyStore) -> KeyRecord | None:
-        """Give the record of a key, None where there is none; raise StoreAway."""
+    def _opened(self, answer: _Answer) -> Principal:
+        """Give who a key stands for; raise BadKey where it opens nothing (any more)."""
+        record, principal = answer.record, answer.principal
+        if record is None or principal is None or record.revoked_at is not None:
+            raise _incorrect()
+        if record.is_expired(self._clock.now()):
+            raise BadKey("The API key has expired.")
+        return principal
+
+    async def _record(self, key_id: str, key: str, keys: KeyStore) -> _Answer:
+        """Give what is known of a key; raise StoreAway."""
         digest = digest_of(key)
         now = self._clock.monotonic()
         answer = self._known.get(digest) or self._unknown.get(digest)
         if answer is not None and now < answer.at + FRESH_S:
-            return answer.record
+            return answer
         try:
             if now < self._rests_until:
                 raise StoreAway
             record = await self._ask(key_id, digest, keys)
         except StoreAway:
             if answer is not None and answer.record is not None:
-                return answer.record
+                return answer
             raise
         if record is not None and not record.matches(key):
             record = None
-        self._remember(digest, record)
-        return record
+        return self._remember(digest, record)
 
     async def _ask(self, key_id: str, digest: str, keys: KeyStore) -> KeyRecord | None:
         """Ask the store once for all who wait for the same key; a waiter that leaves stops none."""
@@ -115,13 +123,15 @@ class Authenticator:
             self._rests_until = self._clock.monotonic() + STORE_REST_S
             raise StoreAway from error
 
-    def _remember(self, digest: str, record: KeyRecord | None) -> None:
+    def _remember(self, digest: str, record: KeyRecord | None) -> _Answer:
         self._known.pop(digest, None)
         self._unknown.pop(digest, None)
         cache, most = (self._unknown, MOST_UNKNOWN) if record is None else (self._known, MOST_KNOWN)
-        cache[digest] = _Answer(record, self._clock.monotonic())
+        principal = None if record is None else record.principal()
+        answer = cache[digest] = _Answer(record, self._clock.monotonic(), principal)
         if len(cache) > most:
             cache.popitem(last=False)
+        return answer
 
 
 def _key_in(authorization: bytes | None, x_api_key: bytes | None) -> str:

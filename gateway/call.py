@@ -1,9 +1,11 @@
 """What is one call: who asks, for what, under which promise, and how did it end?"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from backends.slo import Targets
@@ -77,8 +79,7 @@ class Outcome(StrEnum):
     INTERNAL = "internal"  # a bug of ours
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """Tokens as the engine counted them."""
 
     prompt_tokens: int
@@ -87,8 +88,7 @@ class Usage:
     reasoning_tokens: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
+class Call(Struct, kw_only=True):
     """One streaming or unary inference held on a connection.
 
     `id` is the request id that the caller sees; `key` names the call in the ledger.
@@ -115,14 +115,13 @@ class Call:
     tracestate: str | None = None
     takes_rid: bool = True
     coalesce_s: float = 0.0
-    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    attributes: Mapping[str, str | int | float | bool] = {}
     hint: "Targets | None" = None
-    notes: list[tuple[bytes, bytes]] = field(default_factory=list)
+    notes: list[tuple[bytes, bytes]] = []
     limit_headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-@dataclass(slots=True)
-class Receipt:
+class Receipt(Struct):
     """What a call used and how it ended; instants are monotonic, None where it never got there.
 
     `on_first_byte` is called once when the answer's first byte has come from the replica.

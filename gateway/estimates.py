@@ -10,6 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import Struct
+
 from backends.capacity import Mix
 from gateway.call import Usage
 
@@ -87,12 +89,12 @@ class Sketch:
 
     def add(self, value: float) -> None:
         """Count a value; the weight of all older ones shrinks by 1/256."""
-        self._unit *= 256.0 / 255.0
-        self.counts[_bucket(value)] += self._unit
-        self.total += self._unit
-        self.sum += self._unit * value
-        self.squares += self._unit * value * value
-        if self._unit > 1e9:
+        unit = self._unit = self._unit * (256.0 / 255.0)
+        self.counts[_bucket(value)] += unit
+        self.total += unit
+        self.sum += unit * value
+        self.squares += unit * value * value
+        if unit > 1e9:
             self._rescale()
 
     @property
@@ -130,8 +132,7 @@ def _bucket(value: float) -> int:
     return min((exponent - 1) * _PER_DOUBLING + within, _BUCKETS - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True, gc=False):
     """A call in tokens, as guessed: its prompt, and its answer."""
 
     prompt_tokens: float
@@ -156,16 +157,25 @@ class Estimates:
         self._prefilled: OrderedDict[str, Sketch] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], _Answers] = OrderedDict()
         self._most_keys = most_keys
+        self._asked: tuple[str, str, int, int | None] | None = None
+        self._guessed = Size(1.0, 1.0)
 
     def size(self, tenant: str, model: str, size_bytes: int, max_tokens: int | None) -> Size:
-        """Guess a call's size from its body; the answer is at most `max_tokens`."""
+        """Guess a call's size from its body; the answer is at most `max_tokens`.
+
+        Whoever counts a call and whoever plans it ask the same, one after the other.
+        """
+        asked = (tenant, model, size_bytes, max_tokens)
+        if asked == self._asked:
+            return self._guessed
         ratio = self._ratios.get(model)
         prompt = size_bytes / BYTES_PER_TOKEN if ratio is None else ratio.tokens(size_bytes)
         known = self._answers.get((tenant, model)) or self._answers.get(("", model))
         output = OUTPUT_TOKENS if known is None else known.expected
         if max_tokens is not None:
             output = min(output, max_tokens)
-        return Size(max(prompt, 1.0), max(output, 1.0))
+        self._asked, self._guessed = asked, Size(max(prompt, 1.0), max(output, 1.0))
+        return self._guessed
 
     def mix(self, model: str) -> Mix | None:
         """Give the mean call of a model over all tenants; None before any was counted.
@@ -184,6 +194,7 @@ class Estimates:
 
     def learn(self, tenant: str, model: str, size_bytes: int, usage: Usage) -> None:
         """Take in what an engine counted."""
+        self._asked = None
         self._ratio(model).learn(size_bytes, usage.prompt_tokens)
         uncached = _touch(self._prefilled, model, Sketch, self._most_keys)
         uncached.add(max(usage.prompt_tokens - usage.cached_tokens, 1))

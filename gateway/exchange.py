@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 
 class Carrier(Protocol):
@@ -34,8 +35,7 @@ class UpstreamLost(ConnectionError):
         self.blames_replica = blames_replica
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """Status and headers (lower-case names) of an answer."""
 
     status: int
@@ -73,10 +73,12 @@ class Exchange:
 
     def expire_at(self, when: float | None, loop: asyncio.AbstractEventLoop) -> None:
         """Let what is awaited raise TimeoutError at this instant of the loop; None: never."""
+        if self.done.done():
+            return  # its timer ended with it
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if when is not None and not self.done.done():
+        if when is not None:
             self._timer = loop.call_at(when, self._fail, TimeoutError())
 
     def attach(self, on_data: Callable[[bytes], None]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from msgspec import Struct
+
 from gateway.admission import Admit, Decision, Outlook, Reject, Wait
 from gateway.call import Call, Outcome, Receipt
 from gateway.plans import Placed, Plan
@@ -15,8 +17,7 @@ from gateway.routing.router import Choice, Scored
 SHOWN = 5  # candidates per decision
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(Struct, frozen=True):
     """One decision with all that it rested on; `at` in Unix seconds."""
 
     at: float

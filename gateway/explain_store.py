@@ -7,8 +7,8 @@
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -45,17 +45,9 @@ class Explanations:
         self._recent: OrderedDict[str, tuple[Record, Receipt]] = OrderedDict()
         self._unwritten: list[tuple[Record, Receipt]] = []
 
-    @contextmanager
-    def record(self, call: Call, receipt: Receipt) -> Iterator[Record]:
+    def record(self, call: Call, receipt: Receipt) -> "Recording":
         """Cover a call; its record is kept, or not, once the receipt is complete."""
-        record = Record(call)
-        try:
-            yield record
-        except BaseException as error:
-            receipt.outcome = outcome_of(error)
-            raise
-        finally:
-            self._keep(record, receipt)
+        return Recording(self, Record(call), receipt)
 
     async def find(self, request_id: str) -> Mapping[str, Any] | None:
         """Give a call's record; None where none was kept, or it is too old.
@@ -88,7 +80,8 @@ class Explanations:
         except RedisError as error:
             structlog.get_logger("sluice").warning("explanations lost", error=str(error))
 
-    def _keep(self, record: Record, receipt: Receipt) -> None:
+    def keep(self, record: Record, receipt: Receipt) -> None:
+        """Keep a record at hand, and for the store if there is room for it."""
         recent = self._recent
         recent[record.call.id] = (record, receipt)
         if len(recent) > RECENT:
@@ -101,6 +94,30 @@ class Explanations:
         if self._left >= max(least, 1.0) and len(self._unwritten) < MOST_UNWRITTEN:
             self._left -= 1.0
             self._unwritten.append((record, receipt))
+
+
+class Recording:
+    """One call while it is recorded."""
+
+    __slots__ = ("_explanations", "_receipt", "_record")
+
+    def __init__(self, explanations: Explanations, record: Record, receipt: Receipt) -> None:
+        self._explanations = explanations
+        self._record = record
+        self._receipt = receipt
+
+    def __enter__(self) -> Record:
+        return self._record
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._receipt.outcome = outcome_of(error)
+        self._explanations.keep(self._record, self._receipt)
 
 
 def _decoded(value: bytes) -> Mapping[str, Any]:

@@ -1,8 +1,7 @@
 """What does a call teach that had a slot? Told at its first token and at its end."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 from backends.clock import Clock
 from backends.registry import Registry
@@ -34,27 +33,21 @@ class Lessons:
         self._estimates = estimates
         self._pools = pools
 
-    @contextmanager
-    def awaiting(self, placed: Placed, receipt: Receipt) -> Iterator[None]:
-        """Cover an attempt: hears its first token, and how it went.
+    def awaiting(self, placed: Placed, receipt: Receipt) -> "Awaiting":
+        """Cover an attempt: hears its first token, and how it went."""
+        return Awaiting(self, placed, receipt)
 
-        A unary answer tells nothing of its first token, so its prompt is taken to be done a little
-        after it should be: booked for longer, prompts of rows would keep other calls out.
+    def expect(self, placed: Placed) -> asyncio.TimerHandle | None:
+        """Take a unary call's prompt to be done a little after it should be.
+
+        Its answer tells nothing of its first token; booked for longer, prompts of rows would keep
+        other calls out.
         """
-        timer: asyncio.TimerHandle | None = None
-        if placed.plan.call.stream:
-            receipt.on_first_byte = lambda: self.first_token(placed)
-        elif placed.prediction is not None:
-            loop = asyncio.get_running_loop()
-            expected_s = UNARY_LATE * placed.prediction.ttft_s
-            timer = loop.call_later(expected_s, self._ledger.first_token, placed.slot)
-        try:
-            yield
-            self.ended(placed, receipt)
-        finally:
-            receipt.on_first_byte = None
-            if timer is not None:
-                timer.cancel()
+        if placed.prediction is None:
+            return None
+        expected_s = UNARY_LATE * placed.prediction.ttft_s
+        loop = asyncio.get_running_loop()
+        return loop.call_later(expected_s, self._ledger.first_token, placed.slot)
 
     def first_token(self, placed: Placed) -> None:
         """Take in that the first token is there."""
@@ -87,8 +80,10 @@ class Lessons:
             expected = placed.prediction.cached_tokens
             state.prefixes.learn(expected, usage.cached_tokens, usage.prompt_tokens)
         tpot_s = receipt.tpot_s
+        if tpot_s is None or usage.completion_tokens < LEAST_TIMED_TOKENS:
+            return
         standing = self._registry.fleet.standing(placed.slot.replica_id)
-        if tpot_s is None or standing is None or usage.completion_tokens < LEAST_TIMED_TOKENS:
+        if standing is None:
             return
         if plan.targets.tpot_s is not None and placed.is_sure:
             pace = state.pace(placed.slot.replica_id, plan.klass.name)
@@ -98,3 +93,28 @@ class Lessons:
             standing.replica, tpot_s,
             running=max(held.sequences, 1), kv_tokens=held.kv_tokens, now=self._clock.now(),
         )  # fmt: skip
+
+
+class Awaiting:
+    """One attempt, from its slot to its end."""
+
+    __slots__ = ("_lessons", "_placed", "_receipt", "_timer")
+
+    def __init__(self, lessons: Lessons, placed: Placed, receipt: Receipt) -> None:
+        self._lessons = lessons
+        self._placed = placed
+        self._receipt = receipt
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        if self._placed.plan.call.stream:
+            self._receipt.on_first_byte = partial(self._lessons.first_token, self._placed)
+        else:
+            self._timer = self._lessons.expect(self._placed)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._receipt.on_first_byte = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if kind is None:
+            self._lessons.ended(self._placed, self._receipt)

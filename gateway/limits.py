@@ -57,6 +57,10 @@ class Limiter:
         self._local = LocalLimits()
         self._claims: dict[str, Claim] = {}
 
+    def concern(self, principal: Principal) -> bool:
+        """Say whether there are limits for a caller at all."""
+        return principal.quota is not None or principal.tenant in self._tenants
+
     async def reserve(self, call: Call, tokens: Callable[[], float]) -> Claim | None:
         """Reserve a call of about so many tokens; None for a caller without limits.
 

@@ -42,9 +42,13 @@ class Line(asyncio.Protocol):
         """Give the reply to a command. Raises redis.RedisError or OSError."""
         packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of words
         try:
-            return await (await self._send(packed))
+            if self._transport is None:
+                await self._connect()
+            return await self._send(packed)
         except ConnectionError:
-            return await (await self._send(packed))
+            if self._transport is None:
+                await self._connect()
+            return await self._send(packed)
 
     def close(self) -> None:
         """Drop the connection; who waits for a reply hears of it."""
@@ -53,9 +57,7 @@ class Line(asyncio.Protocol):
             transport.abort()
         self._fail(ConnectionError("The connection to the store is closed."))
 
-    async def _send(self, packed: bytes) -> asyncio.Future[Any]:
-        if self._transport is None:
-            await self._connect()
+    def _send(self, packed: bytes) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         self._asked.append((reply, loop.time()))

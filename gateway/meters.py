@@ -137,4 +137,4 @@ class Spreads(Collector):
 def _checked(names: Labels, values: Labels) -> Labels:
     if len(names) != len(values):
         raise ValueError(f"labels are {', '.join(names)}, but given were {', '.join(values)}")
-    return values
+    return tuple([str(value) for value in values])  # members of enumerations, too

@@ -72,7 +72,9 @@ class Pipeline:
             self._explanations.record(call, receipt) as record,
             self._accounting.account(receipt) as account,
         ):
-            claim = await self._limits.reserve(call, lambda: self._steering.tokens(call))
+            claim = None
+            if self._limits.concern(call.principal):
+                claim = await self._limits.reserve(call, lambda: self._steering.tokens(call))
             try:
                 if claim is not None:
                     call.limit_headers = claim.headers
@@ -85,7 +87,7 @@ class Pipeline:
         self, call: Call, sink: Sink, account: Account, record: Record
     ) -> None:
         tried: frozenset[str] = frozenset()
-        last: GatewayError = NoReplica(call.model)
+        last: GatewayError | None = None
         plan = self._steering.plan(call)
         self._retries.call()
         for attempt in range(self._bounds.attempts):
@@ -109,7 +111,7 @@ class Pipeline:
                     tried |= {placed.slot.replica_id}
             finally:
                 self._ledger.release(placed.slot)
-        raise last
+        raise last or NoReplica(call.model)
 
     async def _hedge(
         self,
@@ -127,7 +129,7 @@ class Pipeline:
 
         async def second(side: Sink, receipt: Receipt) -> None:
             others = tried | {placed.slot.replica_id}
-            other = await self._slot(plan, others, NoReplica(call.model), receipt, record)
+            other = await self._slot(plan, others, None, receipt, record)
             try:
                 await self._forward(other, side, account, record, receipt)
             finally:
@@ -158,7 +160,7 @@ class Pipeline:
         self,
         plan: Plan,
         tried: frozenset[str],
-        last: GatewayError,
+        last: GatewayError | None,
         receipt: Receipt,
         record: Record,
     ) -> Placed:
@@ -177,14 +179,14 @@ class Pipeline:
         self,
         plan: Plan,
         tried: frozenset[str],
-        last: GatewayError,
+        last: GatewayError | None,
         receipt: Receipt,
         record: Record,
     ) -> Placed:
         steering, call, least_s = self._steering, plan.call, self._bounds.retry_after_s
         choice, question = steering.choose(plan, tried)
         if not choice.candidates:
-            raise last
+            raise last or NoReplica(call.model)
         outlook = steering.outlook(plan, choice, question)
         decision = decide(outlook, least_retry_s=least_s)
         record.decided(question.now, plan, choice, outlook, decision)

@@ -1,7 +1,8 @@
 """What is a call once it is sized up, and once it has a place?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from backends.slo import Class, Targets
 from gateway.call import Call, Operation
@@ -12,8 +13,7 @@ from gateway.routing.predictions import Prediction
 GENERATES = frozenset({Operation.CHAT, Operation.TEXT_COMPLETION})
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """One call sized up; instants are monotonic, `first_token_by` infinite without a TTFT.
 
     `cached` is the share of its prompt that each replica probably holds; the work is what is left
@@ -31,8 +31,7 @@ class Plan:
     returns: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A call's place: its slot, and what the replica was predicted to do from then on.
 
     `is_sure`: the law behind the prediction was learnt, not assumed.

@@ -85,11 +85,17 @@ class PoolState:
 
     def margin(self, class_name: str) -> Margin:
         """Give what this class's TTFT predictions must leave."""
-        return self.margins.setdefault(class_name, Margin())
+        found = self.margins.get(class_name)
+        if found is None:
+            found = self.margins[class_name] = Margin()
+        return found
 
     def pace(self, replica_id: str, class_name: str) -> Pace:
         """Give what a replica's TPOTs have taught for a class."""
-        return self.paces.setdefault((replica_id, class_name), Pace())
+        found = self.paces.get((replica_id, class_name))
+        if found is None:
+            found = self.paces[replica_id, class_name] = Pace()
+        return found
 
 
 def limit_of(standing: Standing) -> int:

@@ -7,10 +7,10 @@ worded as errors of the API, and slow or oversized heads are bounded.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -108,7 +108,10 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Httptools: one header line."""
         self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        name = name.lower()  # what uvicorn does, without a call more for each header
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Httptools: the head is complete."""
@@ -204,8 +207,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.refuse(RequestTimeout("The request's headers did not arrive in time."))
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """One request on a connection, which uvicorn calls a cycle, while it is being answered."""
 
     connection: GatewayProtocol
@@ -249,7 +251,11 @@ class DirectSink:
         took_ms = (self._connection.loop.time() - self._began) * 1e3
         lines.append(b"x-request-id: %b" % self._request_id.encode())
         lines.append(b"openai-processing-ms: %d" % took_ms)
-        if not any(name == b"content-length" for name, _ in headers):
+        for name, _ in headers:
+            if name == b"content-length":  # its body follows at once
+                break
+        else:
+            self._connection.loop.call_soon(self._send_head)  # where no piece comes in this turn
             self._is_chunked = cycle.scope["http_version"] != "1.0"
             if self._is_chunked:
                 lines.append(b"transfer-encoding: chunked")
@@ -259,7 +265,6 @@ class DirectSink:
         if head.count(b"\n") >= len(lines):
             raise ValueError("a header has a line break in it")
         self._head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], head)
-        self._connection.loop.call_soon(self._send_head)  # where no piece comes in this turn
 
     def feed_from(self, flow: Flow | None) -> None:
         """Name the source to hold back when the transport's buffer is full."""

@@ -89,7 +89,7 @@ class Relay:
                 await self._pump(stream, replica, sink, receipt)
             else:
                 document = await self._document(call, exchange, replica, receipt, loop)
-                await _send_document(document, sink, receipt)
+                await _send_document(document, sink, receipt, loop.time())
         except TimeoutError:
             self._stop(exchange, replica, call, rid)
             late = DeadlineExceeded("The answer did not come in time.")
@@ -254,8 +254,8 @@ class Relay:
             return  # the closed connection has told it already; a dead engine needs no telling
 
 
-async def _send_document(document: bytes, sink: Sink, receipt: Receipt) -> None:
-    receipt.first_byte = receipt.last_byte = asyncio.get_running_loop().time()
+async def _send_document(document: bytes, sink: Sink, receipt: Receipt, now: float) -> None:
+    receipt.first_byte = receipt.last_byte = now
     receipt.status = 200
     length = str(len(document)).encode()
     headers = ((b"content-type", b"application/json"), (b"content-length", length))
@@ -263,6 +263,7 @@ async def _send_document(document: bytes, sink: Sink, receipt: Receipt) -> None:
     await sink.finish(document)
 
 
+_CONTENT_TYPE = b"content-type: application/json\r\n"
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -272,7 +273,9 @@ STREAM_HEADERS = (
 
 def engine_headers(replica: Replica, *more: tuple[bytes, bytes]) -> bytes:
     """Give the header lines that every request to an engine has, and `more`."""
-    lines = [b"content-type: application/json\r\n"]
+    if replica.api_key is None and not more:
+        return _CONTENT_TYPE
+    lines = [_CONTENT_TYPE]
     if replica.api_key is not None:
         lines.append(b"authorization: Bearer %b\r\n" % replica.api_key.encode())
     lines += [b"%b: %b\r\n" % pair for pair in more]

@@ -8,10 +8,11 @@ gateway, or, after this process has died, the next who looks and finds it not al
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 import structlog
+from msgspec.structs import replace
 
 from backends.clock import Clock
 from gateway.call import Call

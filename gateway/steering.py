@@ -4,9 +4,8 @@ One per gateway process, in front of the ledger: `plan` sizes a call up, `choose
 `outlook` says what admission wants to know, and the rest takes in how it went.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from math import inf
 from random import Random
 from zlib import crc32
@@ -102,7 +101,10 @@ class Steering:
         cached = state.prefixes.matched(keys, len(call.body.raw)) if keys else {}
         work = state.work_s(size, max(cached.values(), default=0.0))
         now = self._clock.monotonic()
-        state.demand.setdefault(klass.name, Demand()).ask(work, self._clock.now())
+        demand = state.demand.get(klass.name)
+        if demand is None:
+            demand = state.demand[klass.name] = Demand()
+        demand.ask(work, self._clock.now())
         returns = self._returns.get(call.model)
         back = returns is not None and bool(returns.due) and returns.claim(_name(call), now)
         due = inf if targets.ttft_s is None else call.arrived + targets.ttft_s
@@ -176,16 +178,12 @@ class Steering:
             excluded=choice.never | tried,
         )
 
-    @contextmanager
-    def waiting(self, plan: Plan) -> Iterator[None]:
+    def waiting(self, plan: Plan) -> AbstractContextManager[None]:
         """Cover the time that a call waits for a slot."""
-        waiters = self._waiters.setdefault(plan.call.model, Waiters())
-        rank, tenant = plan.klass.rank, plan.call.principal.tenant
-        waiters.join(rank, tenant, plan.work_s)
-        try:
-            yield
-        finally:
-            waiters.leave(rank, tenant, plan.work_s)
+        waiters = self._waiters.get(plan.call.model)
+        if waiters is None:
+            waiters = self._waiters[plan.call.model] = Waiters()
+        return waiters.waiting(plan.klass.rank, plan.call.principal.tenant, plan.work_s)
 
     def placed(self, plan: Plan, slot: Slot, question: Question) -> Placed:
         """Take in that a call has a slot."""
@@ -250,11 +248,13 @@ class Steering:
             LAW_SHARE * state.does_per_s.get(plan.klass.name, 0.0),
         )
         now = self._clock.now()
-        first = sum(
-            state.asked_per_s(name, now)
-            for name in state.demand.keys() | state.others.keys()
-            if name in self._classes and self._classes[name].rank < plan.klass.rank
-        )
+        first, classes, own_rank = 0.0, self._classes, plan.klass.rank
+        for name in state.demand:
+            if name in classes and classes[name].rank < own_rank:
+                first += state.asked_per_s(name, now)
+        for name in state.others:
+            if name not in state.demand and name in classes and classes[name].rank < own_rank:
+                first += state.asked_per_s(name, now)
         return max(whole - first, 0.02 * whole)
 
     def _question(self, plan: Plan, state: PoolState, tried: frozenset[str]) -> Question:
@@ -287,7 +287,7 @@ class Steering:
             limit if isinstance(limit, int) else None,
         )
         if isinstance(count, int) and count > 1:
-            return replace(size, output_tokens=size.output_tokens * count)
+            return Size(size.prompt_tokens, size.output_tokens * count)
         return size
 
     def _look_again(self, model: str) -> None:

@@ -37,6 +37,7 @@ class Connection(asyncio.Protocol):
         self._reused = False
         self._why = "the replica closed the connection"
         self.idle_since = 0.0
+        self.loop = asyncio.get_running_loop()
 
     @property
     def is_open(self) -> bool:
@@ -200,10 +201,10 @@ class OriginPool:
 
     def take_back(self, connection: Connection) -> None:
         """Keep a connection for the next request."""
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = connection.loop.time()
         self._idle[connection] = None
         if self._sweep is None:
+            loop = connection.loop
             self._sweep = loop.call_later(self._idle_s, self._drop_idle, loop)
 
     def forget(self, connection: Connection) -> None:

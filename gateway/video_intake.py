@@ -127,8 +127,10 @@ class VideoIntake:
         settings = self._settings.models.get(model)
         if settings is not None and settings.engine is EngineKind.DIFFUSION:
             return True
-        standings = self._registry.fleet.pool(model).standings
-        return any(s.replica.engine is EngineKind.DIFFUSION for s in standings)
+        for standing in self._registry.fleet.pool(model).standings:
+            if standing.replica.engine is EngineKind.DIFFUSION:
+                return True
+        return False
 
     def limits(self, model: str) -> VideoLimits:
         """Give what a model can make."""

@@ -7,9 +7,10 @@ else is here: the key, the body's bounds, the class, the deadline, and the calle
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import structlog
+from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -38,8 +39,7 @@ from gateway.wire.dialect import Dialect
 from gateway.wire.dialects import openai_refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(Struct, frozen=True, kw_only=True):
     """What a route has read: a call without its caller.
 
     `path` is the engine's; `tier` what the caller asked for; `dialect` is made once the tier that
@@ -54,12 +54,11 @@ class Draft:
     stream: bool = False
     tier: str | None = None
     takes_rid: bool = True
-    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    attributes: Mapping[str, str | int | float | bool] = {}
     serve: Callable[[Call, Sink], Awaitable[object]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """Who asks, with the headers of the request; what a route may look at besides the body."""
 
     principal: Principal
@@ -122,12 +121,14 @@ class CallRoute:
 
     async def _serve(self, scope: Scope, receive: Receive, sink: Sink, turn: Turn | None) -> None:
         services = self._services
-        arrived = asyncio.get_running_loop().time()
+        arrived: float = scope["sluice.began"]
         headers = headers_of(scope)
         principal = await identify(services, headers)
         if services.lifecycle.draining:
             raise Draining
-        raw = await read_body(services, headers, receive, None if turn is None else turn.whole_body)
+        raw = None if turn is None else whole_body(services, headers, turn)
+        if raw is None:
+            raw = await read_body(services, headers, receive)
         draft = await self._surface.read(raw, Asker(principal, headers, services))
         draft = await guarded(services.settings, principal, draft)
         call = make_call(services, principal, draft, headers, scope["sluice.id"], arrived)
@@ -173,25 +174,34 @@ async def identify(services: Services, headers: Mapping[str, str]) -> Principal:
     )
 
 
-async def read_body(
-    services: Services,
-    headers: Mapping[str, str],
-    receive: Receive,
-    whole: Callable[[], bytes | None] | None = None,
-) -> bytes:
-    """Read a JSON body within the operator's bounds; `whole` gives one that is there already."""
-    kind = (headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise UnsupportedMediaType("The content type must be application/json.")
-    limits = services.settings.limits
-    too_large = BodyTooLarge(f"Bodies are limited to {limits.body_bytes} bytes.")
+def whole_body(services: Services, headers: Mapping[str, str], turn: Turn) -> bytes | None:
+    """Give a JSON body that is there already, within the operator's bounds; None where it isn't."""
+    _check_head(headers, services.settings.limits.body_bytes)
+    body = turn.whole_body()
+    if body is not None and len(body) > services.settings.limits.body_bytes:
+        raise _too_large(services.settings.limits.body_bytes)
+    return body
+
+
+def _check_head(headers: Mapping[str, str], most_bytes: int) -> None:
+    kind = headers.get("content-type", "application/json")
+    if kind != "application/json":
+        kind = (kind or "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise UnsupportedMediaType("The content type must be application/json.")
     declared = headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limits.body_bytes:
-        raise too_large
-    if whole is not None and (body := whole()) is not None:
-        if len(body) > limits.body_bytes:
-            raise too_large
-        return body
+    if declared.isdecimal() and int(declared) > most_bytes:
+        raise _too_large(most_bytes)
+
+
+def _too_large(most_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"Bodies are limited to {most_bytes} bytes.")
+
+
+async def read_body(services: Services, headers: Mapping[str, str], receive: Receive) -> bytes:
+    """Read a JSON body within the operator's bounds."""
+    limits = services.settings.limits
+    _check_head(headers, limits.body_bytes)
     pieces: list[bytes] = []
     size = 0
     try:
@@ -203,7 +213,7 @@ async def read_body(
                 piece = message.get("body", b"")
                 size += len(piece)
                 if size > limits.body_bytes:
-                    raise too_large
+                    raise _too_large(limits.body_bytes)
                 pieces.append(piece)
                 if not message.get("more_body", False):
                     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -217,7 +227,7 @@ async def guarded(settings: Settings, principal: Principal, draft: Draft) -> Dra
     salt = salt_of(principal.tenant, settings.isolation) if draft.path in SALTED else None
     if salt is not None:
         body = Body(body.raw, {**body.ours, "cache_salt": salt})
-    return draft if body is draft.body else replace(draft, body=body)
+    return draft if body is draft.body else structs.replace(draft, body=body)
 
 
 def make_call(
@@ -267,8 +277,11 @@ def make_call(
 
 def _read_timeout_s(headers: Mapping[str, str]) -> float:
     """Say how long OpenAI's client waits for the next byte; infinity where it does not say."""
+    told = headers.get("x-stainless-read-timeout")
+    if told is None:
+        return math.inf
     try:
-        told_s = float(headers.get("x-stainless-read-timeout", ""))
+        told_s = float(told)
     except ValueError:
         return math.inf
     return told_s if told_s > 1 else math.inf

@@ -5,9 +5,11 @@ store. Everything that may give somebody a slot returns the slots that it gave.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
+
+from msgspec.structs import replace
 
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.order import STARVATION_S, Order, Waiting, work_us
@@ -50,7 +52,7 @@ class Bounds:
 
     def __init__(self) -> None:
         self._usable: dict[str, Candidate] = {}
-        self._by_rank: dict[tuple[str, int], Candidate] = {}
+        self._by_rank: dict[int, dict[str, Candidate]] = {}
 
     def tell(self, candidates: tuple[Candidate, ...], rank: int | None) -> None:
         """Take in what `Ledger.offer` says."""
@@ -59,25 +61,42 @@ class Bounds:
                 self.tell_of(each, rank)
             return
         self._usable = {each.replica_id: each for each in candidates}
-        for key in [key for key in self._by_rank if key[0] not in self._usable]:
-            del self._by_rank[key]
+        for of_rank in self._by_rank.values():
+            for gone in of_rank.keys() - self._usable.keys():
+                del of_rank[gone]
 
     def tell_of(self, candidate: Candidate, rank: int | None) -> None:
         """Take in the bounds of one class, or of all, on one replica, which may be used then."""
         if rank is None:
             self._usable[candidate.replica_id] = candidate
         else:
-            self._by_rank[candidate.replica_id, rank] = candidate
+            self._by_rank.setdefault(rank, {})[candidate.replica_id] = candidate
             self._usable.setdefault(candidate.replica_id, candidate)
 
     def of(self, replica_id: str, rank: int) -> Candidate | None:
         """Give the bounds of a class on a replica; None where it may not be used."""
-        return self._by_rank.get((replica_id, rank)) or self._usable.get(replica_id)
+        of_rank = self._by_rank.get(rank)
+        found = None if of_rank is None else of_rank.get(replica_id)
+        return self._usable.get(replica_id) if found is None else found
+
+    def untold(self, candidates: tuple[Candidate, ...], rank: int) -> list[Candidate]:
+        """Give those candidates whose bounds for a class are not what was told last."""
+        of_rank = self._by_rank.get(rank, {})
+        untold: list[Candidate] = []
+        for each in candidates:
+            known = of_rank.get(each.replica_id)
+            if known is each:
+                continue
+            if known == each:
+                of_rank[each.replica_id] = each  # found by identity the next time
+            elif known is not None or self._usable.get(each.replica_id) != each:
+                untold.append(each)
+        return untold
 
     def all(self) -> list[tuple[Candidate, int | None]]:
         """Give all that has been told, in an order in which it may be told again."""
         for_all: list[tuple[Candidate, int | None]] = [(c, None) for c in self._usable.values()]
-        return for_all + [(c, rank) for (_, rank), c in self._by_rank.items()]
+        return for_all + [(c, n) for n, told in self._by_rank.items() for c in told.values()]
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -99,10 +118,8 @@ class Book:
 
     def acquire(self, lease_id: str, ask: Ask, now: float) -> list[Slot]:
         """Let a call wait, and serve those who can be; the lease must be new."""
-        for candidate in ask.candidates:
-            known = self.bounds.of(candidate.replica_id, ask.rank)
-            if known is not candidate and known != candidate:
-                self.bounds.tell_of(candidate, ask.rank)
+        for candidate in self.bounds.untold(ask.candidates, ask.rank):
+            self.bounds.tell_of(candidate, ask.rank)
         self._order.join(lease_id, ask, now)
         granted: list[Slot] = []
         for candidate in ask.candidates:

@@ -9,8 +9,9 @@ gateways than slots. When the store is back it is told of every slot and every w
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from gateway.queue import exchange
@@ -23,7 +24,9 @@ from gateway.queue.order import Waiting
 ANSWER_S = 1.0  # a store that takes longer is away
 EXPIRY_S = 5.0  # a gateway that is silent for so long is dead
 LONGEST_WAIT_S = 86_400.0
-LINGER_S = 0.005  # what nobody waits for goes with the next batch, or after this
+LINGER_S = 0.02  # what nobody waits for goes with the next batch, or after this
+
+_NOTHING = Cost(0)
 
 
 @dataclass(slots=True)
@@ -77,10 +80,8 @@ class Desk:
 
     async def acquire(self, ask: Ask, within_s: float) -> Slot:
         """Take a slot, else wait for one."""
-        for candidate in ask.candidates:
-            known = self._bounds.of(candidate.replica_id, ask.rank)
-            if known is not candidate and known != candidate:
-                self._tell(candidate, ask.rank)
+        for candidate in self._bounds.untold(ask.candidates, ask.rank):
+            self._tell(candidate, ask.rank)
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[Slot] = loop.create_future()
         waiter = Waiter(Waiting(self._lease_ids(), ask, self._now(), 0), granted)
@@ -132,10 +133,11 @@ class Desk:
         """Give what runs on a replica, with those who have just asked for it before others."""
         if self._book is not None:
             return self._book.outstanding(replica_id)
-        known = self._loads.get(replica_id) or Cost(0)
-        for asked in (self._asked, self._under_way):
-            if replica_id in asked:
-                known = _sum(known, asked[replica_id])
+        known = self._loads.get(replica_id, _NOTHING)
+        if replica_id in self._asked:
+            known = _sum(known, self._asked[replica_id])
+        if replica_id in self._under_way:
+            known = _sum(known, self._under_way[replica_id])
         return known
 
     def backlog(self) -> Mapping[int, Backlog]:
@@ -204,7 +206,8 @@ class Desk:
             ask = waiting.ask
             if not self._backlog and ask.candidates:
                 first = ask.candidates[0].replica_id
-                self._asked[first] = _sum(self._asked.get(first, Cost(0)), ask.cost)
+                before = self._asked.get(first)
+                self._asked[first] = ask.cost if before is None else _sum(before, ask.cost)
             self._add(exchange.acquire(waiting), urgent=True)
             return
         shares = tuple(self._share(each) for each in waiting.ask.candidates)

@@ -174,5 +174,7 @@ def _backlog(text: bytes) -> dict[int, Backlog]:
 
 
 def _gateways(text: bytes) -> dict[str, int]:
+    if not text:
+        return {}
     words = text.decode().split()
     return {name: int(number) for name, number in zip(words[::2], words[1::2], strict=True)}

@@ -6,13 +6,13 @@ rule.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+
+class Cost(Struct, frozen=True, gc=False):
     """What calls take of a replica while they run there; prefill only until the first token."""
 
     sequences: int = 1
@@ -20,8 +20,7 @@ class Cost:
     prefill_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True, gc=False):
     """A replica that a call may run on, and up to what it may be filled for the call's class.
 
     `sequences` and `kv_tokens` bound what runs there with the call itself; while calls of several
@@ -38,8 +37,7 @@ class Candidate:
     spare: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(Struct, frozen=True, kw_only=True):
     """What a call asks of the ledger.
 
     candidates      in order of preference; a wait may end on any other replica of the model that
@@ -62,8 +60,7 @@ class Ask:
     excluded: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """A call's place on a replica, until it is released.
 
     `lease_id` names this grant among all gateways' grants: a call that tries a second replica has
@@ -81,8 +78,7 @@ class Slot:
     waited_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(Struct, frozen=True, gc=False):
     """Calls of one class that wait for a model, and their token work in seconds."""
 
     calls: int

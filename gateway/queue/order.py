@@ -13,6 +13,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from gateway.queue.ledger import Ask, Backlog
 
 STARVATION_S = 2.0
@@ -20,8 +22,7 @@ BURST_CALLS = 8.0  # of its own that a tenant which comes back may have before o
 _MOST_TAGS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """A call in the queue; `number` counts those who came to this queue before it."""
 
     lease_id: str

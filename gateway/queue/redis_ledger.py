@@ -56,8 +56,10 @@ class RedisLedger:
     async def acquire(self, ask: Ask, *, within_s: float) -> Slot:
         """Take a slot on the first candidate with room, else wait."""
         desk = self._desk(ask.model)
+        desk_of = self._desk_of
         for candidate in ask.candidates:
-            self._desk_of[candidate.replica_id] = desk
+            if desk_of.get(candidate.replica_id) is not desk:
+                desk_of[candidate.replica_id] = desk
         return await desk.acquire(ask, within_s)
 
     def first_token(self, slot: Slot) -> None:

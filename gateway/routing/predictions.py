@@ -1,6 +1,6 @@
 """When would a call's first token come from a replica, and how fast the others? Pure."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from backends.capacity import Mix
 from gateway.estimates import Size
@@ -8,8 +8,7 @@ from gateway.queue.ledger import Cost
 from gateway.routing.prospects import Prospect
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Struct, frozen=True, gc=False):
     """What one replica is expected to do for one call; seconds and tokens.
 
     `ttft_s` runs from being sent there. `cached_tokens` of the prompt need no prefill.
@@ -23,7 +22,7 @@ class Prediction:
 
 
 def predict(
-    prospect: Prospect, held: Cost, size: Size, mix: Mix, *, cached_tokens: float = 0.0
+    prospect: Prospect, held: Cost, size: Size, mix: Mix, cached_tokens: float = 0.0
 ) -> Prediction:
     """Predict TTFT and TPOT of a call on a replica that holds what `held` says.
 
@@ -40,15 +39,13 @@ def predict(
     running = held.sequences + prospect.foreign_running
     kv_tokens = held.kv_tokens + prospect.foreign_kv_tokens
     ahead = held.prefill_tokens + prospect.foreign_prefill_tokens
-    missing = max(size.prompt_tokens - cached_tokens, 1.0)
+    missing = size.prompt_tokens - cached_tokens
+    if missing < 1.0:
+        missing = 1.0
     step_s = law.c0_s + law.c_tok_s * running + law.c_kv_s * kv_tokens
     chunks = -(-(ahead + missing) // speed.chunk_tokens)
-    ttft_s = (
-        prospect.rtt_s
-        + (0.5 * step_s if running else 0.0)
-        + chunks * step_s
-        + speed.prefill_token_s * (ahead + missing)
-    )
+    prefill_s = speed.prefill_token_s * (ahead + missing)
+    ttft_s = prospect.rtt_s + (chunks + 0.5 if running else chunks) * step_s + prefill_s
     own_kv = size.prompt_tokens + size.output_tokens / 2
     per_call_s = law.c_tok_s + speed.prefill_token_s * mix.input_tokens / mix.output_tokens
     tpot_s = law.c0_s + (running + 1) * per_call_s + law.c_kv_s * (kv_tokens + own_kv)

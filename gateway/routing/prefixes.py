@@ -78,12 +78,18 @@ class PrefixIndex:
         """Give by replica the share of a body that it probably holds (0 to 1, trusted)."""
         depth: dict[str, int] = {}
         alive: list[str] | None = None
+        progress = self._prefilled
         for index, key in enumerate(keys, 1):
             holders = self._held.get(key)
             if holders is None:
                 break
-            known = holders if alive is None else alive
-            alive = [r for r in known if r in holders and self._holds(r, holders[r])]
+            fresh: list[str] = []
+            for replica_id in holders if alive is None else alive:
+                at = holders.get(replica_id)
+                prefilled, holds = progress.get(replica_id, (0.0, 0.0))
+                if at is not None and (not holds or prefilled - at <= holds):  # not dropped since
+                    fresh.append(replica_id)
+            alive = fresh
             if not alive:
                 break
             for replica_id in alive:
@@ -120,7 +126,3 @@ class PrefixIndex:
         """Drop all that a replica was thought to hold."""
         for holders in self._held.values():
             holders.pop(replica_id, None)
-
-    def _holds(self, replica_id: str, at: float) -> bool:
-        prefilled, holds = self._prefilled.get(replica_id, (0.0, 0.0))
-        return not holds or prefilled - at <= holds

@@ -13,7 +13,9 @@ def seconds(prospect: Prospect, prediction: Prediction, prompt_tokens: float) ->
     load report the slots alone count; without a learnt law the hardware's profile. No knobs.
     """
     prefill_s = prospect.speed.prefill_token_s
-    missing = max(prompt_tokens - prediction.cached_tokens, 1.0)
+    missing = prompt_tokens - prediction.cached_tokens
+    if missing < 1.0:
+        missing = 1.0
     ahead_s = 0.5 * prospect.call_s * prediction.running + prefill_s * prediction.ahead_tokens
     return prospect.rtt_s + ahead_s + prefill_s * missing
 

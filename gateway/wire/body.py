@@ -7,31 +7,32 @@ bytes.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import orjson
+from msgspec import Struct
 
 _OPENING = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """A JSON object: the caller's bytes, and fields of ours (which `raw` must not name)."""
 
     raw: bytes
-    ours: Mapping[str, Any] = field(default_factory=dict)
+    ours: Mapping[str, Any] = {}
 
     def encode(self, **more: Any) -> bytes:
         """Give the bytes for one attempt, with `more` fields in front."""
         fields = {**self.ours, **more}
         if not fields:
             return self.raw
-        opening = _OPENING.match(self.raw)
-        if opening is None:
-            raise ValueError("the body is not a JSON object")
-        at = opening.end()
+        at = 1
+        if not self.raw.startswith(b'{"'):
+            opening = _OPENING.match(self.raw)
+            if opening is None:
+                raise ValueError("the body is not a JSON object")
+            at = opening.end()
         comma = b"" if self.raw.startswith(b"}", at) else b","
         # One copy of a body that may be long.
         return b"".join((orjson.dumps(fields)[:-1], comma, memoryview(self.raw)[at:]))

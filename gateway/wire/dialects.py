@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from gateway.call import Usage
 from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope, headers
@@ -29,13 +30,13 @@ def read_document(body: bytes) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         raise EngineSaidNo(EngineFailed("The engine's answer is not JSON."))
-    if any(choice.get("finish_reason") == "abort" for choice in document.get("choices") or ()):
-        raise EngineSaidNo(EngineBusy("The engine gave this call up.", retry_after_s=1.0))
+    for choice in document.get("choices") or ():
+        if choice.get("finish_reason") == "abort":
+            raise EngineSaidNo(EngineBusy("The engine gave this call up.", retry_after_s=1.0))
     return document
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAIDialect:
+class OpenAIDialect(Struct, frozen=True, gc=False):
     """Chat and text completions.
 
     `shown_model`: the public name where the engine's differs; `tier`: the served tier where the
@@ -58,9 +59,12 @@ class OpenAIDialect:
     async def document(self, body: bytes) -> Answer:
         """Mend a unary answer."""
         document = read_document(body)
+        reasons = tuple([str(c.get("finish_reason")) for c in document.get("choices") or ()])
+        usage = usage_of(document.get("usage"))
+        if self.shown_model is None and self.tier is None and "metadata" not in document:
+            return body, usage, reasons  # there is nothing to mend
         document_edit(document, model=self.shown_model, tier=self.tier)
-        reasons = tuple(str(c.get("finish_reason")) for c in document.get("choices") or ())
-        return orjson.dumps(document), usage_of(document.get("usage")), reasons
+        return orjson.dumps(document), usage, reasons
 
     def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
         """Give an error in OpenAI's envelope."""

@@ -1,10 +1,10 @@
 """A call is told at the door what it would miss, and when there should be room."""
 
-from dataclasses import replace
 from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.admission import Admit, Outlook, Reason, Reject, Wait, decide, retry_after
 

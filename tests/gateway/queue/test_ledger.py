@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from backends.store import connect
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot

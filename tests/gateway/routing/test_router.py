@@ -4,6 +4,7 @@ from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from backends.capacity import StepLaw
 from backends.slo import Targets
@@ -116,7 +117,7 @@ def test_stale_loads_are_not_compared_in_full() -> None:
     assert len(choose(fleet, question()).scored) == 16
     late = [prospect(f"r{i}") for i in range(16)]
     asked = question()
-    asked = Question(**{f: getattr(asked, f) for f in asked.__slots__} | {"now": NOW + 60})
+    asked = replace(asked, now=NOW + 60)
     assert len(choose(late, asked).scored) < 16
 
 
