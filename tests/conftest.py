@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from _pytest.nodeid import NodeId
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
@@ -29,6 +30,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if not item.nodeid.endswith(suffix):
                 item._id = NodeId.parse(item.nodeid + suffix)
             break
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Undo what a gateway in this process has set up: its stream is gone when a test ends."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
