@@ -23,7 +23,6 @@ PROPOSALS = "sluice:autoscale:proposals"
 APPROVED = "sluice:autoscale:approved"
 JOURNAL = "sluice:autoscale:journal"
 STATE = "sluice:autoscale:state"
-STARTS = "sluice:autoscale:starts"
 
 
 def drains_of(pool: str) -> str:
