@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import httpx2
 import openai
 import pytest
 
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 
 MODEL = "llama2-70b"
+PROXY_PORT = "18449"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,11 @@ def project() -> Iterator[Project]:
     """The default services, with two containers of replicas, so that one may die."""
     found = Project(
         f"sluice-test-{os.getpid()}",
+        files=("compose.yaml", "tests/compose/haproxy.yaml"),
         env={
-            "SLUICE_PORTS": "18400-18449",
-            "COMPOSE_PROFILES": "simulated",
+            "SLUICE_PORTS": "18400-18448",
+            "SLUICE_PROXY_PORT": PROXY_PORT,
+            "COMPOSE_PROFILES": "simulated,proxy",
             "SIMULATED_VIDEO_SPEED": "100",
         },
     )
@@ -189,6 +193,30 @@ def test_a_gateway_that_is_stopped_lets_its_streams_end(project: Project) -> Non
         docker("stop", "--time", "90", third, within_s=120)
         reader.join(60)
     assert used == [600]
+
+
+def test_one_address_serves_while_one_of_three_gateways_dies(project: Project) -> None:
+    """What the killed gateway held is answered 502 by the proxy, and asked again by the client."""
+    project.up("--scale", "simulated=2", "--scale", "gateway=3", "--no-recreate")
+    base = f"http://127.0.0.1:{PROXY_PORT}"
+    stop = threading.Event()
+    with openai.OpenAI(base_url=f"{base}/v1", api_key=project.api_key(), timeout=60) as client:
+        load = Load(client)
+        threads = [threading.Thread(target=load.run, args=(stop,)) for _ in range(6)]
+        for each in threads:
+            each.start()
+        try:
+            until(lambda: load.answered > 20, "no load")
+            answered = load.answered
+            project.kill("gateway", 1)
+            until(lambda: load.answered > answered + 40, "nothing was answered after the kill")
+        finally:
+            stop.set()
+            for each in threads:
+                each.join()
+        assert load.failed == []
+        assert stream(client, 200) == 200
+    assert httpx2.get(f"{base}/metrics").status_code == 404
 
 
 def test_a_second_project_serves_in_the_first_ones_registry(
