@@ -15,7 +15,7 @@ from loadtest.dataset import Sample
 from loadtest.http1 import Response, Whole
 from loadtest.payload import Requests
 from loadtest.records import NEVER, Outcome, Query
-from loadtest.sse import TokenStream
+from loadtest.sse import TokenStream, with_code
 
 End = Callable[[Query, str], None]
 
@@ -154,6 +154,6 @@ def fetch(client: Client, request: bytes, *, timeout_s: float) -> tuple[int, dic
 
 
 def message_of(page: dict[str, Any]) -> str:
-    """Give the message of an error object; "" without one."""
+    """Give the message of an error object and its code; "" without one."""
     error = page.get("error")
-    return str(error.get("message") or "") if isinstance(error, dict) else ""
+    return with_code(error) if isinstance(error, dict) and error else ""

@@ -155,9 +155,15 @@ def _error_of(event: Mapping[str, Any]) -> str:
     """Give the message of an error frame, in OpenAI's envelope or SGLang's; "" if it is none."""
     error = event.get("error")
     if isinstance(error, Mapping):
-        return str(error.get("message") or json.dumps(error))
+        return with_code(error)
     if error:
         return str(error)
     if event.get("object") == "error":
         return str(event.get("message") or "error")
     return ""
+
+
+def with_code(error: Mapping[str, Any]) -> str:
+    """Word an error object of OpenAI's: its message, and its code where the message has it not."""
+    message, code = str(error.get("message") or json.dumps(error)), error.get("code")
+    return f"{message} ({code})" if isinstance(code, str) and code not in message else message

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx2
 import openai
@@ -25,6 +26,7 @@ pytestmark = [
 
 MODEL = "llama2-70b"
 PROXY_PORT = "18449"
+LOCUST_PORT = "18448"
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,9 @@ def project() -> Iterator[Project]:
         f"sluice-test-{os.getpid()}",
         files=("compose.yaml", "tests/compose/haproxy.yaml"),
         env={
-            "SLUICE_PORTS": "18400-18448",
+            "SLUICE_PORTS": "18400-18447",
             "SLUICE_PROXY_PORT": PROXY_PORT,
+            "LOADTEST_PORT": LOCUST_PORT,
             "COMPOSE_PROFILES": "simulated,proxy",
             "SIMULATED_VIDEO_SPEED": "100",
         },
@@ -217,6 +220,32 @@ def test_one_address_serves_while_one_of_three_gateways_dies(project: Project) -
         assert load.failed == []
         assert stream(client, 200) == 200
     assert httpx2.get(f"{base}/metrics").status_code == 404
+
+
+def test_locust_runs_from_its_page_with_workers_in_containers(project: Project) -> None:
+    profile, base = "--profile=loadtest", f"http://127.0.0.1:{LOCUST_PORT}"
+    services = ("loadtest-master", "loadtest-worker")
+    project.run(profile, "build", "loadtest-master", within_s=400)
+    project.run(profile, "up", "-d", "--wait", "--wait-timeout", "120", *services)
+
+    def stats() -> Any:
+        return httpx2.get(f"{base}/stats/requests").json()
+
+    def answered() -> int:
+        return max((each["num_requests"] for each in stats()["stats"]), default=0)
+
+    try:
+        until(lambda: len(stats()["workers"]) == 2, "not both workers are there")
+        form = {
+            **{"user_count": "2", "spawn_rate": "2", "scenario": "server", "model": MODEL},
+            **{"target_qps": "8", "duration": "20", "samples": "100"},
+        }
+        httpx2.post(f"{base}/swarm", data=form).raise_for_status()
+        until(lambda: answered() >= 40, "Locust's workers got no answers")
+        assert [each["error"] for each in stats()["errors"]] == []
+    finally:
+        httpx2.get(f"{base}/stop")
+        project.run(profile, "rm", "--stop", "--force", *services)
 
 
 def test_a_second_project_serves_in_the_first_ones_registry(

@@ -144,10 +144,14 @@ def test_an_error_inside_a_200_is_an_error(error: dict[str, Any]) -> None:
 
 
 def test_other_statuses_have_their_message_read() -> None:
-    body = json.dumps({"error": {"message": "slow down"}}).encode()
+    body = json.dumps({"error": {"message": "slow down", "code": "queue_full"}}).encode()
     raw = b"HTTP/1.1 429 Too Many\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     stream = feed(raw, [20, 60, 70])
-    assert (stream.status, stream.error, stream.complete) == (429, "slow down", True)
+    assert (stream.status, stream.error, stream.complete) == (
+        429,
+        "slow down (queue_full)",
+        True,
+    )
 
 
 def test_bodies_end_by_length_by_close_or_at_once() -> None:
