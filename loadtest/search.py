@@ -24,7 +24,7 @@ from loadtest.verdict import Verdict, judge
 
 _GROWTH = 1.5
 _MOST_STEPS = 24
-_MOST_CONFIRMATIONS = 4
+_MOST_CONFIRMATIONS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ def find(try_rate: TryRate, start_qps: float, *, precision: float, whole_s: floa
     """Find the highest valid rate.
 
     `try_rate(qps, whole)` runs a probe, or a whole run. `precision`: relative width at which the
-    halving stops. `whole_s`: length of a whole run, for the cost of a sweep in steps of the
+    halving stops; a rate that is not confirmed is lowered by it, then by twice as much, and so on.
+    `whole_s`: length of a whole run, for the cost of a sweep in steps of the
     precision over the same bracket.
     """
     probes: list[Probe] = []
@@ -78,11 +79,11 @@ def find(try_rate: TryRate, start_qps: float, *, precision: float, whole_s: floa
         middle = sqrt(low * high)
         low, high = (middle, high) if attempt(middle, False) else (low, middle)
     confirmed = None
-    for _ in range(_MOST_CONFIRMATIONS):
+    for lower in range(1, _MOST_CONFIRMATIONS + 1):
         if attempt(low, True):
             confirmed = low
             break
-        low /= 1 + precision
+        low /= (1 + precision) ** lower
     return Found(confirmed, tuple(probes), sweep_cost(*outer, precision, whole_s))
 
 
@@ -179,7 +180,7 @@ def _whole(made: plan.Plan, bench: Bench) -> results.Outcomes:
     """Run at full length, unless it is clear before that it cannot be VALID."""
 
     def clear(records: Log, elapsed_s: float) -> bool:
-        return outlook(records, made.rules, elapsed_s, Caution()) is Outlook.INVALID
+        return outlook(records, made.rules, elapsed_s, Caution(failures=1)) is Outlook.INVALID
 
     return certify.certify(
         made,

@@ -35,7 +35,8 @@ class Caution:
     nor before `lifetimes` times the upper decile of the answers' whole latency: until then the
     endpoint holds fewer calls than it will.
     `drift`: growth of the late over the early queries' upper latencies beyond which a run is not
-    called VALID early.
+    called VALID early. `failures`: so many queries that were not answered in full are INVALID at
+    once, since no whole run with one of them is VALID; a single one may have been chance.
     """
 
     error: float = 0.01
@@ -43,6 +44,7 @@ class Caution:
     settle_s: float = 30.0
     lifetimes: float = 3.0
     drift: float = 1.25
+    failures: int = 2
 
 
 def outlook(log: Log, rules: Rules, elapsed_s: float, caution: Caution) -> Outlook:
@@ -50,6 +52,8 @@ def outlook(log: Log, rules: Rules, elapsed_s: float, caution: Caution) -> Outlo
     count = len(log)
     if count == 0:
         return Outlook.OPEN
+    if int((~log.ok).sum()) >= caution.failures:
+        return Outlook.INVALID
     drifting = False
     for values, limit in _limited(log, rules):
         over = int((values > limit).sum())

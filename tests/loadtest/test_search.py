@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from loadtest.records import Log
+from loadtest.records import Log, Outcome
 from loadtest.rules import Mode, Rules
 from loadtest.search import Found, Probe, Searching, find
 from loadtest.sequential import Caution, Outlook, outlook
@@ -79,7 +81,10 @@ def test_a_rate_that_does_not_hold_at_full_length_is_lowered() -> None:
     found = find(try_rate, 8.0, precision=0.02, whole_s=1)
     assert found.qps is not None
     assert 8.6 < found.qps <= 9.0
-    assert len([whole for _, whole in tried if whole]) > 1
+    confirmations = [qps for qps, whole in tried if whole]
+    assert len(confirmations) > 1
+    steps = [before / after for before, after in pairwise(confirmations)]
+    assert steps == pytest.approx([1.02**lower for lower in range(1, len(steps) + 1)])
 
 
 def test_a_search_without_an_end_says_so() -> None:
@@ -107,6 +112,18 @@ def test_endpoints_at_the_limit_are_rarely_called_invalid_early() -> None:
                  for s in range(5, 60, 5))  # fmt: skip
         called += any(look is Outlook.INVALID for look in looks)
     assert called <= 6
+
+
+def test_two_unanswered_queries_end_a_probe_and_one_a_confirmation() -> None:
+    good = fleet(np.random.default_rng(1), 20, 40, 60)
+    for failed, probe, confirmation in (
+        (1, Outlook.OPEN, Outlook.INVALID),
+        (2, Outlook.INVALID, Outlook.INVALID),
+    ):
+        rows = good.rows.copy()
+        rows["outcome"][:failed] = Outcome.REFUSED
+        assert outlook(Log(rows), RULES, 60, Caution()) is probe
+        assert outlook(Log(rows), RULES, 60, Caution(failures=1)) is confirmation
 
 
 def test_nothing_is_said_of_nothing() -> None:
