@@ -83,7 +83,8 @@ class Exchange:
 
     def attach(self, on_data: Callable[[bytes], None]) -> None:
         """Call `on_data` with each piece of the body from now on, first with what has come."""
-        self._on_data = on_data
+        if self.is_open:
+            self._on_data = on_data
         kept, self._kept = self._kept, []
         if kept:
             on_data(b"".join(kept))
@@ -102,7 +103,8 @@ class Exchange:
             if size > at_most_bytes:
                 self.abort("the answer is too large")
 
-        self._on_data = take
+        if self.is_open:
+            self._on_data = take
         await self.done
         return b"".join(self._kept)
 
@@ -138,8 +140,11 @@ class Exchange:
             self._on_data(data)
 
     def end(self, error: UpstreamLost | None = None) -> None:
-        """Take the connection's last word."""
+        """Take the connection's last word; nothing is delivered after it."""
         self._connection = None
+        self._on_data = (
+            None  # it refers to who refers to this: the two would wait for the collector
+        )
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -57,6 +57,7 @@ class GatewayProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _reads_head = False
     _is_refused = False  # what still comes is not read
+    _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Asyncio: a caller has connected."""
@@ -72,6 +73,8 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
+        self._let_go()
+        self.cycle = None  # type: ignore[assignment]  # as uvicorn begins with
 
     def pause_writing(self) -> None:
         """Asyncio: the caller reads too slowly."""
@@ -138,6 +141,7 @@ class GatewayProtocol(HttpToolsProtocol):
         The rest of the request is read and dropped for a while: a client that is still sending
         would see a broken connection instead of the answer.
         """
+        self._let_go()
         super().on_response_complete()
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_complete and cycle.more_body:
@@ -145,6 +149,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Uvicorn: it is this request's turn."""
+        self._answering = cycle
         cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle)}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
 
@@ -182,6 +187,13 @@ class GatewayProtocol(HttpToolsProtocol):
     @property
     def _has_request(self) -> bool:
         return self.cycle is not None
+
+    def _let_go(self) -> None:
+        """Cut the circle of a request and its turn: thousands of them would wait for the collector,
+        which would hold up every stream while it frees them."""
+        cycle, self._answering = self._answering, None
+        if cycle is not None:
+            cycle.scope["extensions"] = {}
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

@@ -151,6 +151,7 @@ class Connection(asyncio.Protocol):
 
     def _lose(self) -> None:
         self._transport = None
+        self._parser = None  # type: ignore[assignment]  # never fed again; it refers to this
         self._pool.forget(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:

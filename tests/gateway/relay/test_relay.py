@@ -1,7 +1,9 @@
 """Bytes of an engine reach the caller as they are, under our own protocol and under plain ASGI."""
 
 import asyncio
+import gc
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
@@ -85,6 +87,56 @@ def test_a_stream_arrives_whole_however_it_is_split(
             await until(lambda: not any(gateway.leftovers().values()))
 
     asyncio.run(check())
+
+
+async def test_calls_and_connections_leave_no_circles_for_the_collector(
+    redis_url: str, session: aiohttp.ClientSession
+) -> None:
+    """A full collection after thousands of calls that did would hold up every stream."""
+
+    async def serves(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if b"stream" in seen.body:
+            await sent(writer, [whole("ok")])
+        else:
+            writer.write(document({"choices": [], "usage": None}))
+
+    async with (
+        scripted_engine(serves) as engine,
+        running_gateway(redis_url, {MODEL: [engine.url]}) as gateway,
+    ):
+
+        async def ask(**headers: str) -> None:
+            url = f"{gateway.url}/v1"
+            for body in ({**CHAT, "stream": True}, CHAT):
+                async with session.post(
+                    f"{url}/chat/completions", json=body, headers=headers
+                ) as reply:
+                    assert reply.status == 200
+                    await reply.read()
+            async with session.get(f"{url}/models", headers=headers) as reply:
+                await reply.read()
+
+        await ask()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(10):
+                await ask()
+                await ask(connection="close")
+            await until(lambda: not any(gateway.leftovers().values()))
+            gc.collect()
+            ours = [each for each in gc.garbage if _module(each).startswith(("gateway", "uvicorn"))]
+            left = Counter(type(each).__name__ for each in ours)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert left == {}
+
+
+def _module(thing: object) -> str:
+    return str(getattr(type(thing), "__module__", ""))
 
 
 async def test_a_refusal_inside_a_stream_becomes_503_or_another_replica(
