@@ -14,11 +14,11 @@ import zstandard
 from loadtest import logsummary
 from loadtest.attainment import Attainment, Share
 from loadtest.figures import UNANSWERED_NS, Distribution
+from loadtest.judgement import Judgement
 from loadtest.plan import Plan
 from loadtest.records import RECORD, Log, Outcome
 from loadtest.rules import Mode
 from loadtest.store import RECORDS, STATUS
-from loadtest.verdict import Judgement
 
 SUMMARY = "summary.json"
 DETAIL = "detail.jsonl.zst"

@@ -11,7 +11,8 @@ from backends.embedded import diffusion, environment, steps
 from backends.fleet import EngineKind, Replica
 from backends.launch import LaunchSpec
 from backends.registry import replica_id
-from backends.simulated.diffusion import DiffusionSettings, serve_diffusion
+from backends.simulated.diffusion_server import serve_diffusion
+from backends.simulated.diffusion_settings import DiffusionSettings
 from gateway.cli.data_dir import DataDir, read_secret
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import store_url

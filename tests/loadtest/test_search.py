@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from loadtest.judgement import Verdict
 from loadtest.records import Log
 from loadtest.rules import Mode, Rules
 from loadtest.search import Found, Probe, Searching, find
 from loadtest.sequential import Caution, Outlook, outlook
-from loadtest.verdict import Verdict, judge
+from loadtest.verdict import judge
 
 MS = 1_000_000
 NS = 1_000_000_000
