@@ -9,9 +9,7 @@ nothing, so a replica that hangs delays no other.
 import asyncio
 import errno
 import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
@@ -29,6 +27,7 @@ from backends.health import (
 )
 from backends.registry import Registry
 from backends.sglang import HEALTH_PATH, LOADS_PATH, READY_PATH, parse_loads
+from backends.waits import first_of
 
 READINESS_PATHS = (READY_PATH, HEALTH_PATH, "/v1/models")
 _OUR_OWN_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL})
@@ -262,7 +261,7 @@ class _Watch:
 
     async def _sleep_or_hurry(self, pause_s: float) -> None:
         await self._clock.sleep(_LEAST_PAUSE_S)
-        await _first_of(self._clock.sleep(pause_s - _LEAST_PAUSE_S), self._hurry.wait())
+        await first_of(self._clock.sleep(pause_s - _LEAST_PAUSE_S), self._hurry.wait())
         self._hurry.clear()
 
 
@@ -276,12 +275,3 @@ def _probe(status: int) -> Probe:
             return Probe.NOT_READY
         case _:
             return Probe.BROKEN
-
-
-async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(each) for each in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
