@@ -13,8 +13,8 @@ from autoscale.replay.tally import Ended
 from autoscale.traces import Arrival
 from backends.capacity import Mix, work_s
 from backends.fleet import Replica
-from backends.simulated.core import Event, Finish
-from backends.simulated.core import Sequence as EngineSequence
+from backends.simulated.sequences import Event, Finish
+from backends.simulated.sequences import Sequence as EngineSequence
 from backends.slo import Class, Targets
 from gateway.admission import Outlook, Reject, decide
 from gateway.estimates import Size

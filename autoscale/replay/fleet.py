@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from autoscale.replay.kind import Kind
-from backends.simulated.core import EngineCore, Event, Sequence
+from backends.simulated.core import EngineCore
+from backends.simulated.sequences import Event, Sequence
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from autoscale.capacity import class_share
 from backends.capacity import Mix, StepLaw
 from backends.hardware import Profile
-from backends.simulated.core import EngineLimits
+from backends.simulated.sequences import EngineLimits
 from backends.slo import Class, Targets
 from gateway.law import Speed
 from gateway.queue.ledger import Candidate

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backends.simulated.core import Sequence as EngineSequence
+from backends.simulated.sequences import Sequence as EngineSequence
 from backends.slo import Targets
 
 
