@@ -57,6 +57,8 @@ def read(path: Path) -> FleetConfig:
     """Read a file; raises BadConfig."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except IsADirectoryError as error:
+        raise BadConfig(f"{path} is a directory; a fleet is a file (YAML)") from error
     except (OSError, yaml.YAMLError) as error:
         raise BadConfig(f"{path}: {error}") from error
     try:

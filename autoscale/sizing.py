@@ -11,8 +11,9 @@ import numpy as np
 
 from backends.capacity import Carried, carried
 from backends.hardware import Profile
-from backends.simulated.core import EngineCore, EngineLimits
-from backends.simulated.core import Sequence as EngineSequence
+from backends.simulated.core import EngineCore
+from backends.simulated.sequences import EngineLimits
+from backends.simulated.sequences import Sequence as EngineSequence
 from backends.slo import MLPERF_CLASSES, Targets
 
 SCENARIOS = ("interactive", "server", "offline")

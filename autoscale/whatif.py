@@ -18,7 +18,8 @@ from autoscale.fluid import replay as fluid
 from autoscale.forecast import load_weights
 from autoscale.oracle import perfect
 from autoscale.policy import PRESETS, BadPolicy
-from autoscale.replay import Kind, replay
+from autoscale.replay.kind import Kind
+from autoscale.replay.world import replay
 from autoscale.scaler import PoolScaler
 from autoscale.traces import FORMATS, Arrival, drawn, read_arrivals, read_servegen
 from backends.capacity import Mix, StepLaw, work_s

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 from backends import records
 from backends.clock import Clock, SystemClock
 from backends.fleet import Fleet, Health, HealthState, Load, Pool, Replica, Standing
-from backends.records import Listing, Mark, MarkKind, Record
+from backends.held_leases import Leases, union
+from backends.records import Mark, MarkKind, Record
 
 _LOADS_SETTLE_S = 0.05  # a snapshot that only differs in load waits for more of the kind
 
@@ -55,7 +56,7 @@ class Registry:
         self._clock = clock or SystemClock()
         self._store_ok = True
         self._reading = asyncio.Lock()
-        self._leases = _Leases()
+        self._leases = Leases()
         self._members: Mapping[str, Replica] = {}
         self._draining: Mapping[str, Health] = {}
         self._found: dict[str, tuple[Health, Load | None]] = {}
@@ -65,7 +66,7 @@ class Registry:
         self._swap_due: asyncio.Handle | None = None
         self._next: asyncio.Future[None] | None = None
         self._callbacks: list[Callable[[], None]] = []
-        self._take_in(_union(self._configured), {}, {})
+        self._take_in(union(self._configured), {}, {})
 
     def configure(self, replicas: Sequence[Replica]) -> None:
         """Take these as the configured ones from the next look at the store on."""
@@ -107,7 +108,7 @@ class Registry:
                 self._leases.store_returned(listing.now)
             self._store_ok = True
             leased = self._leases.take(listing)
-            everyone = _union(self._configured, listing.adopted, leased)
+            everyone = union(self._configured, listing.adopted, leased)
             self._take_in(everyone, listing.marks, leased)
 
     async def changed(self) -> None:
@@ -241,59 +242,3 @@ class Registry:
         built = {model: Pool(model, tuple(each)) for model, each in pools.items()}
         self._fleet = Fleet(MappingProxyType(built), self._clock.now())
         self._stale = False
-
-
-class _Leases:
-    """Which leases hold, through the store's absence."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Record] = {}
-        self._returned_at: float | None = None
-        self._seen_since: set[str] = set()
-
-    def store_returned(self, now: float) -> None:
-        """The store answers again, at `now` by its own clock."""
-        self._returned_at = now
-        self._seen_since = set()
-
-    def holds(self, replica_id: str) -> bool:
-        """Whether a replica is here by a lease."""
-        return replica_id in self._held
-
-    def take(self, listing: Listing) -> Mapping[str, Record]:
-        """Give the leases that hold, by what the store says now."""
-        held = {
-            id_: record
-            for id_, record in listing.leased.items()
-            if listing.ends_at.get(id_, 0.0) > listing.now
-        }
-        self._seen_since |= held.keys()
-        for id_, record in self._held.items():
-            if id_ not in held and self._has_grace(id_, record, listing):
-                held[id_] = listing.leased.get(id_, record)
-        self._held = held
-        return held
-
-    def _has_grace(self, id_: str, record: Record, listing: Listing) -> bool:
-        if self._returned_at is None or listing.now >= self._returned_at + record.lease_s:
-            return False
-        # A record that was there after the return and is gone now was taken away on purpose.
-        return id_ in listing.leased or id_ not in self._seen_since
-
-
-def _union(*sources: Mapping[str, Record]) -> dict[str, Record]:
-    """Lay sources over each other; one model at one URL is one replica."""
-    by_id: dict[str, Record] = {}
-    for source in sources:
-        by_id.update(source)
-    at_place = {_place(record.replica): id_ for id_, record in _in_order(sources)}
-    return {id_: r for id_, r in by_id.items() if at_place[_place(r.replica)] == id_}
-
-
-def _in_order(sources: Iterable[Mapping[str, Record]]) -> Iterator[tuple[str, Record]]:
-    for source in sources:
-        yield from source.items()
-
-
-def _place(replica: Replica) -> tuple[str, str]:
-    return replica.model, replica.url.rstrip("/").lower()

@@ -7,8 +7,7 @@ nothing runs -> the lease is given up -> its process is ended.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import aiohttp
 from redis.asyncio import Redis
@@ -29,6 +28,7 @@ from backends.lease import LEASE_S, Lease, leased
 from backends.restarts import obey
 from backends.sglang import LOADS_PATH, parse_loads
 from backends.store import connect
+from backends.waits import first_of
 
 # Gateways read the registry every half second; a call that was routed before has arrived by then.
 _SETTLE_S = 2.0
@@ -76,7 +76,7 @@ async def serve_replica(
         if on_ready is not None:
             on_ready()
         try:
-            await _first_of(
+            await first_of(
                 stop.wait(),
                 lease.all_removed.wait(),
                 _end(process),
@@ -170,12 +170,3 @@ async def _end(process: Launched | None) -> None:
         await asyncio.Event().wait()
     else:
         await process.wait()
-
-
-async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(each) for each in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -16,7 +16,7 @@ from typing import cast
 
 from backends.capacity import carried
 from backends.hardware import profile
-from backends.simulated import core as engine
+from backends.simulated import sequences as engine
 from backends.slo import MLPERF_CLASSES
 from bench.slo_virtual import World
 from bench.slo_world import MODEL, Run, Tally, Workload

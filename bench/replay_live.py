@@ -20,7 +20,8 @@ from pathlib import Path
 import uvloop
 
 from autoscale.baselines import StaticPeak
-from autoscale.replay import Kind, replay
+from autoscale.replay.kind import Kind
+from autoscale.replay.world import replay
 from autoscale.traces import Arrival
 from backends.capacity import Mix, carried
 from backends.hardware import profile

@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Sequence
 
 from backends.capacity import Mix, StepLaw, steady_step_s
-from backends.simulated import core as engine
+from backends.simulated import sequences as engine
 from backends.slo import Class
 from bench.slo_world import MODEL, Engines, Run, Sent, Tally, Workload
 

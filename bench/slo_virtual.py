@@ -24,7 +24,7 @@ from backends.fleet import Fleet, Health, HealthState, Load, Pool, Replica, Stan
 from backends.hardware import profile
 from backends.registry import Registry
 from backends.sglang import parse_loads
-from backends.simulated import core as engine
+from backends.simulated import sequences as engine
 from backends.simulated.reports import loads
 from backends.slo import MLPERF_CLASSES, Class
 from bench.slo_world import MODEL, Engines, Run, Sent, Tally, Time, Workload

@@ -15,7 +15,8 @@ from random import Random
 from typing import Any, cast
 
 from backends.capacity import Mix, StepLaw
-from backends.simulated import core as engine
+from backends.simulated import sequences as engine
+from backends.simulated.core import EngineCore
 from backends.slo import MLPERF_CLASSES, Class
 from gateway.admission import Outlook
 from gateway.call import Call, Operation, Principal, Receipt, Usage
@@ -139,7 +140,7 @@ class Engines(ABC):
         self.classes = {c.name: c for c in classes}
         self.rtt_s = list(rtt_s) or [0.0] * len(laws)
         limits = engine.EngineLimits(2048, 4096, kv_tokens, block_tokens=block_tokens)
-        self.engines = [engine.EngineCore(law, limits) for law in laws]
+        self.engines = [EngineCore(law, limits) for law in laws]
         self.runs: dict[str, Run] = {}
         self.tallies: dict[str, Tally] = {}
         self.count_from = 0.0

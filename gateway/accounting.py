@@ -7,20 +7,25 @@ from types import TracebackType
 from typing import Protocol
 
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backends.fleet import Replica
 from backends.slo import Class
-from gateway.call import Call, Outcome, Receipt
+from gateway.call import Outcome, Receipt
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
 from gateway.promises import kept
-from gateway.telemetry import CallLog, Metrics, Sampling, is_traceparent
-
-TraceHeaders = tuple[tuple[bytes, bytes], ...]
+from gateway.receipt_words import (
+    TraceHeaders,
+    carrier_of,
+    describe,
+    headers_of,
+    ids_of,
+    line_of,
+)
+from gateway.telemetry import CallLog, Metrics, Sampling
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-MAX_TRACESTATE = 512  # characters; what W3C asks everybody to pass on
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
@@ -78,7 +83,7 @@ class Account:
         receipt.attempts += 1
         receipt.replica_id = replica.id
         if self._span is None:
-            return nullcontext(_lines(self._carrier))
+            return nullcontext(headers_of(self._carrier))
         return self._accounting.traced(receipt, replica, self._span)
 
 
@@ -118,7 +123,7 @@ class Accounting:
         call = receipt.call
         if self._watcher is not None:
             self._watcher.opened(receipt)
-        carrier = _carrier(call)
+        carrier = carrier_of(call)
         span: Span | None = None
         if self._sampling.takes(carrier.get("traceparent")):
             span = self._tracer.start_span(
@@ -146,7 +151,7 @@ class Accounting:
         ):
             carrier: dict[str, str] = {}
             _PROPAGATOR.inject(carrier)
-            yield _lines(carrier)
+            yield headers_of(carrier)
 
     def close(
         self,
@@ -162,13 +167,13 @@ class Accounting:
             receipt.error_code = error.code
             receipt.status = receipt.status or error.status
         duration_s = asyncio.get_running_loop().time() - call.arrived
-        self._measure(receipt, duration_s, _ids(span, {})[0])
+        self._measure(receipt, duration_s, ids_of(span, {})[0])
         if self._watcher is not None:
             self._watcher.closed(receipt, duration_s)
         if span is not None:
-            _describe(span, receipt)
+            describe(span, receipt)
             span.end()
-        line = _line(receipt, _ids(span, carrier), duration_s)
+        line = line_of(receipt, ids_of(span, carrier), duration_s)
         self._log.write(line, call.arrived_at + duration_s)
 
     def _measure(self, receipt: Receipt, duration_s: float, trace_id: str | None) -> None:
@@ -193,85 +198,3 @@ class Accounting:
         if is_kept is not None:
             labels = (call.model, call.class_name, call.principal.tenant)
             metrics.promises.labels(*labels, "true" if is_kept else "false").inc()
-
-
-def _carrier(call: Call) -> dict[str, str]:
-    """Give the caller's trace headers; those that are not W3C's never were there."""
-    if call.traceparent is None or not is_traceparent(call.traceparent):
-        return {}
-    carrier = {"traceparent": call.traceparent}
-    if call.tracestate and len(call.tracestate) <= MAX_TRACESTATE:
-        carrier["tracestate"] = call.tracestate
-    return carrier
-
-
-def _lines(carrier: Mapping[str, str]) -> TraceHeaders:
-    return tuple((k.encode(), v.encode()) for k, v in carrier.items())
-
-
-def _ids(span: Span | None, carrier: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Give the ids of trace and span: ours, else the caller's, else none."""
-    if span is not None:
-        context = span.get_span_context()
-        return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
-    parent = carrier.get("traceparent")
-    return (None, None) if parent is None else (parent[3:35], parent[36:52])
-
-
-def _describe(span: Span, receipt: Receipt) -> None:
-    call, usage = receipt.call, receipt.usage
-    attributes: dict[str, str | int | float | bool | list[str]] = {
-        "gen_ai.operation.name": call.operation.value,
-        "gen_ai.request.model": call.model,
-        "gen_ai.request.stream": call.stream,
-        "gen_ai.response.finish_reasons": [*receipt.finish_reasons],
-        "http.response.status_code": receipt.status,
-        "sluice.class": call.class_name,
-        "sluice.outcome": receipt.outcome.value,
-        "sluice.queue_s": receipt.queued_s,
-        **call.attributes,
-    }
-    if usage is not None:
-        attributes["gen_ai.usage.input_tokens"] = usage.prompt_tokens
-        attributes["gen_ai.usage.output_tokens"] = usage.completion_tokens
-        attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
-    if receipt.ttft_s is not None:
-        attributes["gen_ai.response.time_to_first_chunk"] = receipt.ttft_s
-    if receipt.error_code is not None:
-        attributes["error.type"] = receipt.error_code
-    span.set_attributes(attributes)
-    if receipt.outcome not in (Outcome.OK, Outcome.CALLER_LEFT):
-        span.set_status(Status(StatusCode.ERROR, receipt.outcome.value))
-
-
-def _line(
-    receipt: Receipt, ids: tuple[str | None, str | None], duration_s: float
-) -> dict[str, object]:
-    call, usage = receipt.call, receipt.usage
-    return {
-        "request_id": call.id,
-        "trace_id": ids[0],
-        "span_id": ids[1],
-        "key_id": call.principal.key_id,
-        "tenant": call.principal.tenant,
-        "operation": call.operation,
-        "model": call.model,
-        "class": call.class_name,
-        "stream": call.stream,
-        "outcome": receipt.outcome,
-        "status": receipt.status,
-        "error_code": receipt.error_code,
-        "replica": receipt.replica_id,
-        "attempts": receipt.attempts,
-        "queue_ms": round(receipt.queued_s * 1e3, 3),
-        "ttft_ms": _ms(receipt.ttft_s),
-        "tpot_ms": _ms(receipt.tpot_s),
-        "duration_ms": _ms(duration_s),
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "completion_tokens": usage.completion_tokens if usage else None,
-        "cached_tokens": usage.cached_tokens if usage else None,
-    }
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 3)

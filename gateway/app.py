@@ -80,35 +80,14 @@ async def services_for(
         stack.callback(upstreams.close)
         ledger = RedisLedger(redis, clock, tells_spare=schema > 1)
         stack.push_async_callback(ledger.aclose)
-        timeouts = settings.timeouts
-        relay = Relay(
-            upstreams,
-            Patience(timeouts.connect_s, timeouts.first_byte_s, timeouts.between_bytes_s),
-            report=prober.report,
-        )
         classes = settings.classes_by_name()
-        steering = Steering(
-            registry=registry,
-            ledger=ledger,
-            clock=clock,
-            classes=classes,
-            policy_name=settings.routing.policy,
-            rtt_s={name: site.rtt_ms / 1e3 for name, site in settings.sites.items()},
-            most_waiting=settings.queue.max_waiting,
-            weights={name: each.weight for name, each in settings.tenants.items()},
-        )
+        relay = _relay(settings, upstreams, prober)
+        steering = _steering(settings, registry, ledger, clock)
+        explain = settings.explain
         explanations = Explanations(
-            redis,
-            clock,
-            records_per_s=settings.explain.records_per_s,
-            ttl_s=settings.explain.ttl_s,
+            redis, clock, records_per_s=explain.records_per_s, ttl_s=explain.ttl_s
         )
-        limits = Limiter(
-            LimitStore(redis, clock),
-            clock,
-            tenants={n: q for n, each in settings.tenants.items() if (q := each.quota())},
-            gateways=lambda: ledger.gateways,
-        )
+        limits = _limiter(settings, redis, ledger, clock)
         stack.push_async_callback(limits.aclose)
         signaller = Signaller(
             redis, classes, EstimatedSizes(steering.estimates, steering.pools), clock
@@ -124,39 +103,31 @@ async def services_for(
             explanations=explanations,
             retries=RetryBudget(share=settings.retries.share),
             limits=limits,
-            bounds=Bounds(
-                settings.retries.attempts,
-                settings.queue.retry_after_s,
-                frozenset(settings.explain.headers_for),
-            ),
+            bounds=_bounds(settings),
         )
         stack.callback(registry.on_change(_following(registry, steering, upstreams)))
-        responses = await stack.enter_async_context(
-            ResponseRuns(
-                ResponsesStore(
-                    redis,
-                    ttl_s=settings.responses.ttl_s,
-                    max_bytes=settings.responses.max_bytes,
-                ),
-                pipeline.serve,
-                clock,
-            )
+        store = ResponsesStore(
+            redis, ttl_s=settings.responses.ttl_s, max_bytes=settings.responses.max_bytes
         )
+        responses = await stack.enter_async_context(ResponseRuns(store, pipeline.serve, clock))
         durable = await stack.enter_async_context(
             durable_parts(settings, redis, registry, classes, clock)
         )
         agreement = Agreement(redis, steering.pools.states, clock, signaller.name)
         stack.push_async_callback(agreement.leave)
-        background.start(agreement.run(), "agreement")
-        background.start(responses.watch(), "responses")
-        background.start(durable.housekeeper.run(), "housekeeping")
-        background.start(registry.run(), "registry")
-        background.start(prober.run(), "prober")
-        background.start(ledger.run(), "ledger")
-        background.start(limits.run(), "limits")
-        background.start(steering.run(), "steering")
-        background.start(explanations.run(), "explanations")
-        background.start(signaller.run(), "signals")
+        for name, work in (
+            ("agreement", agreement.run()),
+            ("responses", responses.watch()),
+            ("housekeeping", durable.housekeeper.run()),
+            ("registry", registry.run()),
+            ("prober", prober.run()),
+            ("ledger", ledger.run()),
+            ("limits", limits.run()),
+            ("steering", steering.run()),
+            ("explanations", explanations.run()),
+            ("signals", signaller.run()),
+        ):
+            background.start(work, name)
         yield Services(
             settings=settings,
             clock=clock,
@@ -186,6 +157,44 @@ async def services_for(
             yielding=Yielding(redis, ledger.slots, steering.pools.guests, ledger.backlog),
             lifecycle=Lifecycle(clock.now()),
         )
+
+
+def _relay(settings: Settings, upstreams: Upstreams, prober: Prober) -> Relay:
+    timeouts = settings.timeouts
+    patience = Patience(timeouts.connect_s, timeouts.first_byte_s, timeouts.between_bytes_s)
+    return Relay(upstreams, patience, report=prober.report)
+
+
+def _steering(
+    settings: Settings, registry: Registry, ledger: RedisLedger, clock: Clock
+) -> Steering:
+    return Steering(
+        registry=registry,
+        ledger=ledger,
+        clock=clock,
+        classes=settings.classes_by_name(),
+        policy_name=settings.routing.policy,
+        rtt_s={name: site.rtt_ms / 1e3 for name, site in settings.sites.items()},
+        most_waiting=settings.queue.max_waiting,
+        weights={name: each.weight for name, each in settings.tenants.items()},
+    )
+
+
+def _limiter(settings: Settings, redis: Redis, ledger: RedisLedger, clock: Clock) -> Limiter:
+    return Limiter(
+        LimitStore(redis, clock),
+        clock,
+        tenants={n: q for n, each in settings.tenants.items() if (q := each.quota())},
+        gateways=lambda: ledger.gateways,
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        settings.retries.attempts,
+        settings.queue.retry_after_s,
+        frozenset(settings.explain.headers_for),
+    )
 
 
 def _following(registry: Registry, steering: Steering, upstreams: Upstreams) -> Callable[[], None]:

@@ -7,7 +7,7 @@ srt/entrypoints/openai/protocol.py) makes equal prefixes of two tenants differen
 
 import hashlib
 
-from gateway.settings import Isolation
+from gateway.settings_serving import Isolation
 
 SALTED = frozenset({"/v1/chat/completions", "/v1/completions"})
 UNSALTED_TENANT = "default"

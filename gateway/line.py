@@ -11,6 +11,7 @@ from typing import Any
 
 import hiredis
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from backends.store import hand_over
@@ -20,8 +21,8 @@ Word = str | bytes | int | float
 _NOTHING = object()  # what the reader gives while a reply is not whole
 
 
-class Line(asyncio.Protocol):
-    """One connection to the store; made when first used, and anew when it broke.
+class Line:
+    """The connection to the store; made when first used, and anew when it broke.
 
     Commands are answered in the order in which they were asked. A command whose connection breaks
     is sent once more on a new one, so it must be idempotent; one that waits for `answer_s` seconds
@@ -31,59 +32,74 @@ class Line(asyncio.Protocol):
     def __init__(self, redis: Redis, *, answer_s: float) -> None:
         self._redis = redis
         self._answer_s = answer_s
-        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # with its instant
-        self._transport: asyncio.WriteTransport | None = None
-        self._writer: asyncio.StreamWriter | None = None  # closes the socket when it is collected
+        self._socket: _Socket | None = None
         self._connecting = asyncio.Lock()
-        self._reader = _reader()
-        self._watch: asyncio.TimerHandle | None = None
 
     async def ask(self, *command: Word) -> Any:
         """Give the reply to a command. Raises redis.RedisError or OSError."""
         packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of words
         try:
-            if self._transport is None:
-                await self._connect()
-            return await self._send(packed)
+            return await (self._open() or await self._connect()).send(packed)
         except ConnectionError:
-            if self._transport is None:
-                await self._connect()
-            return await self._send(packed)
+            return await (self._open() or await self._connect()).send(packed)
 
     def close(self) -> None:
         """Drop the connection; who waits for a reply hears of it."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.abort()
-        self._fail(ConnectionError("The connection to the store is closed."))
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close(ConnectionError("The connection to the store is closed."))
 
-    def _send(self, packed: bytes) -> asyncio.Future[Any]:
+    def _open(self) -> "_Socket | None":
+        return None if self._socket is None or self._socket.ended else self._socket
+
+    async def _connect(self) -> "_Socket":
+        async with self._connecting:
+            if (found := self._open()) is not None:
+                return found
+            connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                async with asyncio.timeout(self._answer_s):
+                    await connection.connect()
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._socket = _Socket(connection, self._answer_s)
+            return self._socket
+
+
+class _Socket(asyncio.Protocol):
+    """One socket to the store, and who waits for replies on it.
+
+    Each is a protocol of its own: the end of a socket may be told late, when its successor is in
+    use.
+    """
+
+    def __init__(self, connection: AbstractConnection, answer_s: float) -> None:
+        self.ended = False
+        self._answer_s = answer_s
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # with its instant
+        self._reader = _reader()
+        self._watch: asyncio.TimerHandle | None = None
+        self._writer = hand_over(connection, self)  # closes the socket when it is collected
+        self._transport = self._writer.transport
+
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """Write a command; its reply is to come."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        self._asked.append((reply, loop.time()))
-        if self._transport is None:  # it broke as soon as it was made
-            self._fail(ConnectionError("The store closed the connection."))
+        if self.ended:  # it broke as soon as it was made
+            reply.set_exception(_lost())
             return reply
+        self._asked.append((reply, loop.time()))
         self._transport.write(packed)
         if self._watch is None:
             self._watch = loop.call_later(self._answer_s, self._expire)
         return reply
 
-    async def _connect(self) -> None:
-        async with self._connecting:
-            if self._transport is None:
-                self._reader = _reader()
-                connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-                try:
-                    async with asyncio.timeout(self._answer_s):
-                        await connection.connect()
-                except BaseException:
-                    await connection.disconnect(nowait=True)
-                    raise
-                self._writer = hand_over(connection, self)
-                self._transport = self._writer.transport
-
-    # asyncio.Protocol
+    def close(self, error: Exception) -> None:
+        """Drop the socket at once; who waits for a reply is told the error."""
+        self._transport.abort()
+        self._end(error)
 
     def data_received(self, data: bytes) -> None:
         """Take in replies."""
@@ -92,16 +108,14 @@ class Line(asyncio.Protocol):
             while (reply := self._reader.gets()) is not _NOTHING:
                 self._take(reply)
         except hiredis.ProtocolError as error:
-            self.close()
-            self._fail(ConnectionError(str(error)))
+            self.close(ConnectionError(str(error)))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell those who wait."""
-        self._transport = None
-        self._fail(ConnectionError("The store closed the connection."))
+        self._end(_lost())
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.PushNotification):
+        if isinstance(reply, hiredis.PushNotification) or self.ended:
             return
         asked, _ = self._asked.popleft()
         if asked.done():
@@ -121,10 +135,10 @@ class Line(asyncio.Protocol):
         if due > loop.time():
             self._watch = loop.call_at(due, self._expire)
             return
-        self._fail(TimeoutError("The store does not answer."))
-        self.close()
+        self.close(TimeoutError("The store does not answer."))
 
-    def _fail(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
+        self.ended = True
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -132,6 +146,10 @@ class Line(asyncio.Protocol):
         for each, _ in asked:
             if not each.done():
                 each.set_exception(error)
+
+
+def _lost() -> ConnectionError:
+    return ConnectionError("The store closed the connection.")
 
 
 def _reader() -> hiredis.Reader:

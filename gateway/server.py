@@ -2,14 +2,11 @@
 
 import asyncio
 import contextlib
-import gc
-import resource
 import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 import structlog
 import uvicorn
@@ -29,7 +26,9 @@ from gateway.api.reload import reload_routes
 from gateway.app import create_app, services_for
 from gateway.audit import Audit
 from gateway.control import WorkerEnd
+from gateway.listeners import Bound, Listeners, bound_to, listeners_of
 from gateway.middleware import Forwarded
+from gateway.process import allow_open_files, signals_end, spare_the_collector
 from gateway.protocol import protocol_class
 from gateway.reload import Reloader, server_context
 from gateway.services import Services
@@ -39,23 +38,6 @@ from gateway.telemetry import set_up_logs
 BACKLOG = 2048
 READY_POLL_S = 0.05
 FIRST_LOOK_S = 3.0  # a probe that nobody answers takes 2
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """Where a gateway listens."""
-
-    base_url: str
-    admin_url: str
-    metrics_url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """The bound sockets of one process."""
-
-    public: socket.socket
-    admin: socket.socket
 
 
 Together = Callable[[Callable[[], bytes]], WorkerEnd]
@@ -97,11 +79,11 @@ async def serve(
                 app.state.gather = end.gather
         public, admin = (_Server(_config(settings, app)) for app in apps)
         public.context = reloader.context
-        sockets = _own(settings, stack) if listeners is None else listeners
+        sockets = listeners_of(settings, stack) if listeners is None else listeners
         bound = bound_to(settings, sockets.public, sockets.admin)
         ended = asyncio.Event() if stop is None else stop
         if stop is None:
-            stack.enter_context(_signals(ended))
+            stack.enter_context(signals_end(ended))
         if again is not None:
             stack.enter_context(_hangup(services, reloader))
         await first_look(services, FIRST_LOOK_S)
@@ -231,76 +213,3 @@ def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=int(limits.keep_alive_s),
     )
-
-
-def _own(settings: Settings, stack: AsyncExitStack) -> Listeners:
-    public = listen(settings.host, settings.port)
-    stack.callback(public.close)
-    admin = listen(settings.admin_host, settings.admin_port)
-    stack.callback(admin.close)
-    return Listeners(public, admin)
-
-
-def bound_to(settings: Settings, public: socket.socket, admin: socket.socket) -> Bound:
-    """Say where these sockets listen."""
-    scheme = "http" if settings.tls.cert_file is None else "https"
-    at = _url(settings.host, public.getsockname()[1], scheme)
-    admin_at = _url(settings.admin_host, admin.getsockname()[1])
-    return Bound(f"{at}/v1", admin_at, f"{at}/metrics")
-
-
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """Bind a socket; `shared`: others of this user may bind to the same port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((host, port))
-    return listener
-
-
-def allow_open_files() -> None:
-    """Raise the soft limit on open files to the hard one: a stream takes two."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        return  # a system that does not take its own limit: the soft one stays
-
-
-def spare_the_collector() -> None:
-    """Let the cyclic garbage collector look at less, and less often.
-
-    What is there when a process begins stays to its end; calls and streams make few cycles. The
-    defaults walk all open streams for every 700 objects, which is a pause for each of them.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def _url(host: str, port: int, scheme: str = "http") -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 shown, not bound
-    return (
-        f"{scheme}://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{port}"
-    )
-
-
-@contextmanager
-def _signals(ended: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-
-    def told() -> None:
-        if ended.is_set() and main is not None:
-            main.cancel()
-        ended.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

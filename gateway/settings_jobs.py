@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationInfo, model_validator
 
-from backends.diffusion import VideoLimits
+from backends.video_order import VideoLimits
 from gateway.settings_types import (
     MIB,
     BaseUrl,

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from backends.clock import Clock
-from backends.diffusion import KNOWN_LIMITS, VideoLimits
 from backends.fleet import EngineKind
 from backends.registry import Registry
 from backends.slo import Class
+from backends.video_order import KNOWN_LIMITS, VideoLimits
 from gateway.artifacts import Artifacts, put
 from gateway.call import Principal
 from gateway.classes import place

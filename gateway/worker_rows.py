@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gateway.api.calls import Asker, Read, guarded, make_call
+from gateway.api.drafts import Asker, Read, guarded, make_call
 from gateway.api.generation import read_chat, read_completion
 from gateway.api.passthrough import read_embeddings
 from gateway.api.responses_create import Desk

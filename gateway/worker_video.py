@@ -21,11 +21,11 @@ from backends.diffusion import (
     EngineRefused,
     EngineState,
     EngineVideo,
-    VideoOrder,
 )
 from backends.fleet import EngineKind, Replica
 from backends.registry import Registry
 from backends.restarts import Restarts
+from backends.video_order import VideoOrder
 from gateway.artifacts import Artifacts, ArtifactsAway, NoArtifact, get
 from gateway.jobs.model import Counter, Job, Offer
 from gateway.worker import Done, JobFailed, TryAgain

@@ -31,7 +31,8 @@ from gateway import exposition
 from gateway.config import ConfigError
 from gateway.control import ANSWER_S, Kind, Line, WorkerEnd
 from gateway.exposition import Families
-from gateway.server import Bound, Listeners, bound_to, listen, serve
+from gateway.listeners import Bound, Listeners, bound_to, listen
+from gateway.server import serve
 from gateway.settings import Settings
 from gateway.telemetry import set_up_logs
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import attainment, launch, manifest, results
+from loadtest.judgement import Judgement, Verdict
 from loadtest.launch import Generators
 from loadtest.manifest import Admin
 from loadtest.plan import Plan
@@ -21,7 +22,7 @@ from loadtest.progress import Terminal, standing
 from loadtest.records import Log
 from loadtest.results import Outcomes
 from loadtest.store import RECORDS, read_status
-from loadtest.verdict import Judgement, Verdict, judge
+from loadtest.verdict import judge
 
 _POLL_S = 0.2
 _DRAIN_S = 30.0

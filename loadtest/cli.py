@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtest import certify, compare, plan, report, results, scenario, search
+from loadtest.judgement import Verdict
 from loadtest.launch import Generators
 from loadtest.manifest import Admin
 from loadtest.options import RunOptions, add_run_options
 from loadtest.progress import Terminal
 from loadtest.results import Outcomes
-from loadtest.verdict import Verdict
 
 VALID, INVALID, UNJUDGED = 0, 1, 2
 _SMOKE_QUERIES = 20

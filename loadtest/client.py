@@ -10,149 +10,22 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
 
 import gevent
 from gevent import monkey
-from gevent.socket import wait_read, wait_write
+from gevent.socket import wait_write
 
 from loadtest.http1 import MalformedResponse, Response
+from loadtest.target import Target
+from loadtest.wires import AGAIN, Encrypted, Plain, Wire
 
 _READ = 1
-_BUFFER_BYTES = 65536
 _raw_socket: Any = monkey.get_original("socket", "socket")
-_AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 Ended = Callable[["Response", str], None]
-
-
-class Wire(Protocol):
-    """Bytes in and out of a connected socket; `receive` gives None when there is nothing to read
-    yet.
-    """
-
-    def receive(self) -> bytes | None: ...
-
-    def send(self, data: bytes) -> int: ...
-
-
-class Target:
-    """An endpoint's address, resolved once: `http(s)://host[:port][/path]`.
-
-    Raises ValueError for other URLs, OSError when the name does not resolve.
-    """
-
-    def __init__(self, base_url: str, *, verify: bool = True) -> None:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"not an http(s) URL: {base_url!r}")
-        self.host = url.hostname
-        self.port = url.port or (443 if url.scheme == "https" else 80)
-        self.path = url.path.rstrip("/")
-        self.netloc = url.netloc.rpartition("@")[2]
-        self.tls: ssl.SSLContext | None = None
-        if url.scheme == "https":
-            self.tls = ssl.create_default_context()
-            if not verify:
-                self.tls.check_hostname = False
-                self.tls.verify_mode = ssl.CERT_NONE
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        self.family: int = found[0][0]
-        self.address: Any = found[0][4]
-
-    def request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-        """Write a whole request; `path` is below the base URL's."""
-        lines = [f"{method} {self.path}{path} HTTP/1.1", f"Host: {self.netloc}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        if body or method == "POST":
-            lines.append(f"Content-Length: {len(body)}")
-        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-class _Plain:
-    """An unencrypted wire."""
-
-    __slots__ = ("_recv", "send")
-
-    def __init__(self, sock: Any) -> None:
-        self._recv = sock.recv
-        self.send = sock.send
-
-    def receive(self) -> bytes | None:
-        try:
-            data: bytes = self._recv(_BUFFER_BYTES)
-        except OSError as error:
-            if error.errno in _AGAIN:
-                return None
-            raise
-        return data
-
-
-class _Encrypted:
-    """TLS over memory buffers, so that the socket stays non-blocking and raw."""
-
-    def __init__(self, sock: Any, context: ssl.SSLContext, host: str) -> None:
-        self._sock = sock
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
-
-    def handshake(self, deadline: float) -> None:
-        """Complete the handshake in a greenlet. Raises OSError (ssl.SSLError is one)."""
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._flush()
-                wait_read(self._sock.fileno(), timeout=max(0.001, deadline - time.monotonic()))
-                self._pull()
-                continue
-            self._flush()
-            return
-
-    def _pull(self) -> None:
-        try:
-            data = self._sock.recv(_BUFFER_BYTES)
-        except OSError as error:
-            if error.errno in _AGAIN:
-                return
-            raise
-        if data:
-            self._in.write(data)
-        else:
-            self._in.write_eof()
-
-    def _flush(self) -> None:
-        pending = self._out.read()
-        while pending:
-            try:
-                pending = pending[self._sock.send(pending) :]
-            except OSError as error:
-                if error.errno not in _AGAIN:
-                    raise
-                wait_write(self._sock.fileno())
-
-    def receive(self) -> bytes | None:
-        self._pull()
-        plain = b""
-        while True:
-            try:
-                piece = self._tls.read(_BUFFER_BYTES)
-            except ssl.SSLWantReadError:
-                return plain or None
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                return plain
-            if not piece:
-                return plain
-            plain += piece
-
-    def send(self, data: bytes) -> int:
-        written = self._tls.write(data)
-        self._flush()
-        return written
 
 
 class Connection:
@@ -194,9 +67,9 @@ class Connection:
         if code:
             raise OSError(code, os.strerror(code))
         if target.tls is None:
-            self._wire = _Plain(sock)
+            self._wire = Plain(sock)
         else:
-            wire = _Encrypted(sock, target.tls, target.host)
+            wire = Encrypted(sock, target.tls, target.host)
             wire.handshake(time.monotonic() + timeout_s)
             self._wire = wire
         self._watcher = gevent.get_hub().loop.io(sock.fileno(), _READ)
@@ -211,7 +84,7 @@ class Connection:
         try:
             sent = self._wire.send(request)
         except OSError as error:
-            if error.errno not in _AGAIN:
+            if error.errno not in AGAIN:
                 self.fail(str(error))
                 return
             sent = 0

@@ -14,7 +14,7 @@ import gevent
 import yaml
 from gevent.event import AsyncResult
 
-from loadtest.client import Client, Target
+from loadtest.client import Client
 from loadtest.conductor import Conductor
 from loadtest.exchange import Exchange, Streaming, VideoJob
 from loadtest.options import RunOptions
@@ -22,6 +22,7 @@ from loadtest.payload import Requests
 from loadtest.plan import Plan
 from loadtest.records import Query
 from loadtest.store import Errors
+from loadtest.target import Target
 
 _WARM_UP_S = 120.0
 Seen = Callable[[Query, str], None]

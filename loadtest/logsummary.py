@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loadtest.figures import PERCENTILES, Distribution
+from loadtest.judgement import EarlyStopping, Judgement
 from loadtest.rules import Mode
-from loadtest.verdict import EarlyStopping, Judgement
 
 _LINE = "=" * 48
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from loadtest.client import Target
 from loadtest.dataset import Sample
 from loadtest.scenario import Scenario
+from loadtest.target import Target
 
 # The service tier by which a client asks for a class.
 _TIERS = {"interactive": "priority", "server": "default", "offline": "flex"}

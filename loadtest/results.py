@@ -14,11 +14,11 @@ import zstandard
 from loadtest import logsummary
 from loadtest.attainment import Attainment, Share
 from loadtest.figures import UNANSWERED_NS, Distribution
+from loadtest.judgement import Judgement
 from loadtest.plan import Plan
 from loadtest.records import RECORD, Log, Outcome
-from loadtest.rules import Mode
+from loadtest.rules import Mode, Rules
 from loadtest.store import RECORDS, STATUS
-from loadtest.verdict import Judgement
 
 SUMMARY = "summary.json"
 DETAIL = "detail.jsonl.zst"
@@ -64,36 +64,10 @@ def summary(found: Outcomes) -> dict[str, Any]:
         "reasons": [asdict(reason) for reason in judgement.reasons],
         "warnings": [*judgement.warnings, *_why(found)],
         "headline": headline(judgement),
-        "scenario": {
-            "name": plan.scenario.name,
-            "model": plan.scenario.model,
-            "mode": str(judgement.rules.mode),
-            "loadgen_key": plan.scenario.loadgen_key,
-            "published": {k: dict(v) for k, v in plan.scenario.published.items()},
-        },
-        "limits": {
-            "ttft_ms": _ms(judgement.rules.ttft_ns),
-            "tpot_ms": _ms(judgement.rules.tpot_ns),
-            "latency_ms": _ms(judgement.rules.latency_ns),
-            "percentile": judgement.rules.percentile,
-            "min_duration_s": judgement.rules.min_duration_ns / 1e9,
-            "min_queries": judgement.rules.min_queries,
-        },
-        "queries": {
-            "offered": found.attainment.overall.offered,
-            "recorded": judgement.queries,
-            "answered": judgement.answered,
-            "outcomes": judgement.outcomes,
-            "tokens": judgement.tokens,
-        },
-        "rates": {
-            "target_qps": plan.options.target_qps,
-            "scheduled_samples_per_s": judgement.scheduled_samples_per_s,
-            "completed_samples_per_s": judgement.completed_samples_per_s,
-            "completed_tokens_per_s": judgement.completed_tokens_per_s,
-            "window_s": judgement.window_s,
-            "duration_s": judgement.duration_s,
-        },
+        "scenario": _scenario(found),
+        "limits": _limits(judgement.rules),
+        "queries": _queries(found),
+        "rates": _rates(found),
         "latency_ms": _table(judgement.latency),
         "ttft_ms": _table(judgement.ttft),
         "tpot_ms": _table(judgement.tpot),
@@ -200,6 +174,48 @@ def read_summary(out: Path) -> dict[str, Any]:
     if not isinstance(page, dict) or page.get("format") != 1:
         raise ValueError(f"{path} is no summary of a run")
     return page
+
+
+def _scenario(found: Outcomes) -> dict[str, Any]:
+    return {
+        "name": found.plan.scenario.name,
+        "model": found.plan.scenario.model,
+        "mode": str(found.judgement.rules.mode),
+        "loadgen_key": found.plan.scenario.loadgen_key,
+        "published": {k: dict(v) for k, v in found.plan.scenario.published.items()},
+    }
+
+
+def _limits(rules: Rules) -> dict[str, Any]:
+    return {
+        "ttft_ms": _ms(rules.ttft_ns),
+        "tpot_ms": _ms(rules.tpot_ns),
+        "latency_ms": _ms(rules.latency_ns),
+        "percentile": rules.percentile,
+        "min_duration_s": rules.min_duration_ns / 1e9,
+        "min_queries": rules.min_queries,
+    }
+
+
+def _queries(found: Outcomes) -> dict[str, Any]:
+    return {
+        "offered": found.attainment.overall.offered,
+        "recorded": found.judgement.queries,
+        "answered": found.judgement.answered,
+        "outcomes": found.judgement.outcomes,
+        "tokens": found.judgement.tokens,
+    }
+
+
+def _rates(found: Outcomes) -> dict[str, Any]:
+    return {
+        "target_qps": found.plan.options.target_qps,
+        "scheduled_samples_per_s": found.judgement.scheduled_samples_per_s,
+        "completed_samples_per_s": found.judgement.completed_samples_per_s,
+        "completed_tokens_per_s": found.judgement.completed_tokens_per_s,
+        "window_s": found.judgement.window_s,
+        "duration_s": found.judgement.duration_s,
+    }
 
 
 def _why(found: Outcomes) -> list[str]:

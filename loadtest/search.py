@@ -14,13 +14,14 @@ from math import ceil, log, sqrt
 from pathlib import Path
 
 from loadtest import certify, plan, report, results
+from loadtest.judgement import Verdict
 from loadtest.launch import Generators
 from loadtest.manifest import Admin
 from loadtest.options import RunOptions
 from loadtest.progress import Terminal
 from loadtest.records import Log
 from loadtest.sequential import Caution, Outlook, outlook
-from loadtest.verdict import Verdict, judge
+from loadtest.verdict import judge
 
 _GROWTH = 1.5
 _MOST_STEPS = 24

@@ -8,88 +8,16 @@ each reason's `source`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
+from loadtest import duration as duration_of
 from loadtest import early_stopping, figures
+from loadtest.duration import NS
 from loadtest.figures import Distribution
+from loadtest.judgement import EarlyStopping, Judgement, Reason, Verdict
 from loadtest.records import Log, Outcome
 from loadtest.rules import Mode, Rules
-
-NS = 1_000_000_000
-
-
-class Verdict(StrEnum):
-    """What certify says of a run."""
-
-    VALID = "VALID"
-    INVALID = "INVALID"
-    INCOMPLETE = "INCOMPLETE"
-    SMOKE = "SMOKE"
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a run is not valid. `source`: "loadgen", or "sluice" for rules that LoadGen does not
-    have.
-    """
-
-    source: str
-    what: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class EarlyStopping:
-    """The outcome for one latency: `over` of `count` over the limit; `more` queries would be
-    needed.
-    """
-
-    what: str
-    met: bool
-    count: int
-    over: int
-    needed: int
-
-    @property
-    def more(self) -> int:
-        """Give how many further queries, all within the limit, would make the run pass."""
-        return max(0, self.needed - self.count)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Everything that is said of a run; latencies in nanoseconds, rates per second."""
-
-    verdict: Verdict
-    reasons: tuple[Reason, ...]
-    warnings: tuple[str, ...]
-    rules: Rules
-    queries: int
-    answered: int
-    outcomes: dict[str, int]
-    tokens: int
-    duration_s: float
-    window_s: float
-    latency: Distribution | None
-    ttft: Distribution | None
-    tpot: Distribution | None
-    lateness: Distribution | None
-    early_stopping: tuple[EarlyStopping, ...]
-    estimate_ns: int | None
-    estimate99_ns: int | None
-    discarded: int
-    completed_samples_per_s: float
-    completed_tokens_per_s: float
-    scheduled_samples_per_s: float
-    perf_constraints_met: bool = True
-    min_duration_met: bool = True
-    min_queries_met: bool = True
-    early_stopping_met: bool = True
-    effective_percentile: float = 0.0
-    least_queries: int = 0
 
 
 def judge(
@@ -103,7 +31,7 @@ def judge(
     """
     latency, ttft, tpot = _latencies(log, rules)
     lateness = figures.distribution(figures.lateness(log), 0.99, rules.late_p99_ns)
-    duration_s, _ = _duration(log, rules)
+    duration_s, _ = duration_of.duration(log, rules)
     stopping = _early_stopping(rules, latency, ttft, tpot)
     estimate, estimate99, discarded, too_few = _single_stream(log, rules)
     reasons = [
@@ -113,7 +41,7 @@ def judge(
         *too_few,
         *_ours(log, rules, lateness, offered),
     ]
-    window_s = _window_s(log, rules)
+    window_s = duration_of.window_s(log, rules)
     tokens = int(figures.counted_tokens(log).sum())
     failed = [r.what for r in reasons]
     return Judgement(
@@ -137,7 +65,7 @@ def judge(
         discarded=discarded,
         completed_samples_per_s=_rate(_samples(log, rules), window_s),
         completed_tokens_per_s=_rate(tokens, window_s),
-        scheduled_samples_per_s=_rate(len(log) - 1, _last_scheduled_s(log)),
+        scheduled_samples_per_s=_rate(len(log) - 1, duration_of.last_scheduled_s(log)),
         perf_constraints_met=not any(w in failed for w in ("ttft", "tpot", "latency")),
         min_duration_met="min_duration" not in failed,
         min_queries_met="min_queries" not in failed,
@@ -164,7 +92,7 @@ def _latencies(
 def _too_short(log: Log, rules: Rules) -> list[Reason]:
     """Say in which ways there was too little of the run."""
     found = []
-    duration_s, enough = _duration(log, rules)
+    duration_s, enough = duration_of.duration(log, rules)
     if not enough:
         text = f"{duration_s:.3f} s of {rules.min_duration_ns / NS:.3f} s"
         found.append(Reason("loadgen", "min_duration", f"minimum duration not met: {text}"))
@@ -298,34 +226,6 @@ def _warnings(log: Log, rules: Rules) -> tuple[str, ...]:
 def _outcomes(log: Log) -> dict[str, int]:
     counts = Counter(log.column("outcome").tolist())
     return {Outcome(code).name.lower(): n for code, n in sorted(counts.items())}
-
-
-def _last_scheduled_s(log: Log) -> float:
-    return float(log.column("scheduled")[-1]) / NS if len(log) else 0.0
-
-
-def _duration(log: Log, rules: Rules) -> tuple[float, bool]:
-    """Give the duration that MinDurationMet looks at, and whether it is enough."""
-    if len(log) == 0:
-        return 0.0, False
-    if rules.mode is Mode.OFFLINE:
-        reached = int(log.column("done").max())
-    else:
-        reached = int(log.column("scheduled" if rules.mode is Mode.SERVER else "sent")[-1])
-    return reached / NS, reached >= rules.min_duration_ns
-
-
-def _window_s(log: Log, rules: Rules) -> float:
-    """Give T: start to completion of the last-scheduled query; Offline: to the last completion."""
-    if len(log) == 0:
-        return 0.0
-    done = log.column("done")
-    if rules.mode is Mode.OFFLINE:
-        return max(0.0, float(done.max()) / NS)
-    if rules.mode is Mode.SINGLE_STREAM:
-        return float(log.column("sent")[-1]) / NS
-    last = int(done[-1])
-    return float(last if last >= 0 else int(done.max())) / NS
 
 
 def _samples(log: Log, rules: Rules) -> int:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.simulated.diffusion import DiffusionReplica, DiffusionSettings, serve_diffusion
+from backends.simulated.diffusion import DiffusionReplica
+from backends.simulated.diffusion_server import serve_diffusion
+from backends.simulated.diffusion_settings import DiffusionSettings
 from gateway.worker import Worker
 from gateway.worker_main import worker_for
 from tests.gateways import RunningGateway, running_gateway, until

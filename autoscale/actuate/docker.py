@@ -9,16 +9,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from aiodocker.exceptions import DockerError
 from redis.asyncio import Redis
 
+from autoscale.actuate.hosts import replicas_by_host
 from autoscale.actuate.tracked import Drains
 from autoscale.actuate.unit import ActuationFailed, Unit, UnitState
-from autoscale.drain import DrainPace, drained
+from autoscale.drain import DrainPace
 from backends.clock import Clock
-from backends.records import read as read_registry
 
 POOL_LABEL = "sluice.pool"
 UNIT_LABEL = "sluice.unit"
@@ -52,13 +53,12 @@ class DockerActuator:
         self._store = store
         self._pools = pools
         self._clock = clock
-        self._pace = pace
-        self._drains = Drains()
+        self._drains = Drains(store, clock=clock, pace=pace)
         self._patterns: dict[str, Mapping[str, Any]] = {}
 
     async def units(self, pool: str) -> Sequence[Unit]:
         """List the pool's containers with what the registry says of them."""
-        by_host = await self._replicas_by_host()
+        by_host = await replicas_by_host(self._store)
         if pool not in self._patterns:
             with contextlib.suppress(ActuationFailed), _answers("no pattern"):
                 await self._pattern(pool)
@@ -93,19 +93,7 @@ class DockerActuator:
 
     async def drain(self, pool: str, names: Sequence[str]) -> None:
         """Drain, then SIGTERM with the grace, then remove."""
-        known = {unit.name: unit for unit in await self.units(pool)}
-        for name in names:
-            unit = known.get(name)
-            if unit is None or name in self._drains:
-                continue
-            work = drained(
-                self._store,
-                unit.replicas,
-                lambda name=name: self._end(pool, name),  # type: ignore[misc]
-                clock=self._clock,
-                pace=self._pace,
-            )
-            self._drains.begin(name, work)
+        self._drains.begin(await self.units(pool), names, partial(self._end, pool))
 
     async def close(self) -> None:
         """Give drains up; containers stay."""
@@ -146,16 +134,6 @@ class DockerActuator:
                 f"no container of service {where.service} in project {where.project} to start like"
             )
         return self._patterns[pool]
-
-    async def _replicas_by_host(self) -> Mapping[str, list[str]]:
-        """Map hosts in replicas' URLs to the replicas' ids."""
-        listing = await read_registry(self._store)
-        hosts: dict[str, list[str]] = {}
-        for id_, record in listing.leased.items():
-            if listing.ends_at.get(id_, 0.0) > listing.now:
-                host = record.replica.url.split("//")[-1].split("/")[0].rpartition(":")[0]
-                hosts.setdefault(host, []).append(id_)
-        return hosts
 
     def _of(self, pool: str) -> DockerPool:
         if pool not in self._pools:

@@ -9,15 +9,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
+from autoscale.actuate.hosts import replicas_by_host
 from autoscale.actuate.tracked import Drains
 from autoscale.actuate.unit import ActuationFailed, Unit, UnitState
-from autoscale.drain import DrainPace, drained
+from autoscale.drain import DrainPace
 from backends.clock import Clock
-from backends.records import read as read_registry
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 _GROUPS = {
@@ -98,14 +99,13 @@ class KubernetesActuator:
         self._store = store
         self._pools = pools
         self._clock = clock
-        self._pace = pace
-        self._drains = Drains()
+        self._drains = Drains(store, clock=clock, pace=pace)
         self._scaling = asyncio.Lock()
 
     async def units(self, pool: str) -> Sequence[Unit]:
         """List the pods, and a unit for each replica that no pod stands for yet."""
         where = self._of(pool)
-        by_host = await self._replicas_by_host()
+        by_host = await replicas_by_host(self._store)
         pods = await self._pods(where)
         found = [self._unit(pool, pod, by_host) for pod in pods]
         wanted = await self._wanted(where)
@@ -127,19 +127,7 @@ class KubernetesActuator:
 
     async def drain(self, pool: str, names: Sequence[str]) -> None:
         """Drain pods, then let Kubernetes end them."""
-        known = {unit.name: unit for unit in await self.units(pool)}
-        for name in names:
-            unit = known.get(name)
-            if unit is None or name in self._drains:
-                continue
-            work = drained(
-                self._store,
-                unit.replicas,
-                lambda name=name: self._end(pool, name),  # type: ignore[misc]
-                clock=self._clock,
-                pace=self._pace,
-            )
-            self._drains.begin(name, work)
+        self._drains.begin(await self.units(pool), names, partial(self._end, pool))
 
     async def close(self) -> None:
         """Give drains up; pods stay."""
@@ -190,15 +178,6 @@ class KubernetesActuator:
             state = UnitState.FAILED
         why = conditions.get("PodScheduled", {}).get("message", "")
         return Unit(name, pool, state, asked_at, served_at, ids, why)
-
-    async def _replicas_by_host(self) -> Mapping[str, list[str]]:
-        listing = await read_registry(self._store)
-        hosts: dict[str, list[str]] = {}
-        for id_, record in listing.leased.items():
-            if listing.ends_at.get(id_, 0.0) > listing.now:
-                host = record.replica.url.split("//")[-1].split("/")[0].rpartition(":")[0]
-                hosts.setdefault(host, []).append(id_)
-        return hosts
 
     def _of(self, pool: str) -> KubernetesPool:
         if pool not in self._pools:

@@ -29,39 +29,41 @@ def create_app(replica: SimulatedReplica) -> web.Application:
 
 
 def _posts(replica: SimulatedReplica) -> dict[str, Handler]:
+    pages = replica.pages
     routes: dict[str, Handler] = {
         "/v1/chat/completions": replica.chat,
         "/v1/completions": replica.completions,
         "/generate": replica.generate,
         "/v1/messages": replica.messages,
-        "/v1/messages/count_tokens": replica.count_tokens,
-        "/v1/embeddings": replica.pooled(replica.embeddings),
-        "/v1/rerank": replica.pooled(replica.rerank),
-        "/v1/score": replica.pooled(replica.score),
-        "/v1/classify": replica.pooled(replica.classify),
+        "/v1/messages/count_tokens": pages.count_tokens,
+        "/v1/embeddings": pages.pooled(pages.embeddings),
+        "/v1/rerank": pages.pooled(pages.rerank),
+        "/v1/score": pages.pooled(pages.score),
+        "/v1/classify": pages.pooled(pages.classify),
         "/abort_request": replica.abort_request,
-        "/flush_cache": replica.flush_cache,
+        "/flush_cache": pages.flush_cache,
     }
     for prefix in ("", "/v1"):
-        routes[f"{prefix}/tokenize"] = replica.tokenize
-        routes[f"{prefix}/detokenize"] = replica.detokenize
+        routes[f"{prefix}/tokenize"] = pages.tokenize
+        routes[f"{prefix}/detokenize"] = pages.detokenize
     return routes
 
 
 def _gets(replica: SimulatedReplica) -> dict[str, Handler]:
+    pages = replica.pages
     return {
         "/health": replica.health,
         "/health_generate": replica.health,
         "/ready": replica.health,
-        "/ping": replica.ping,
-        "/v1/loads": replica.loads,
-        "/metrics": replica.metrics,
-        "/v1/models": replica.models,
-        "/v1/models/{id:.+}": replica.model,
-        "/model_info": replica.model_info,
-        "/get_model_info": replica.model_info,
-        "/server_info": replica.server_info,
-        "/get_server_info": replica.server_info,
+        "/ping": pages.ping,
+        "/v1/loads": pages.loads,
+        "/metrics": pages.metrics,
+        "/v1/models": pages.models,
+        "/v1/models/{id:.+}": pages.model,
+        "/model_info": pages.model_info,
+        "/get_model_info": pages.model_info,
+        "/server_info": pages.server_info,
+        "/get_server_info": pages.server_info,
     }
 
 

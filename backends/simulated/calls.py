@@ -3,10 +3,10 @@
 import asyncio
 from typing import Protocol
 
-from backends.simulated.core import Event, Finish, QueueFull
 from backends.simulated.driver import Driver
 from backends.simulated.orders import Choice, Order
 from backends.simulated.refusals import QueueIsFull, Refusal, error_frame
+from backends.simulated.sequences import Event, Finish, QueueFull
 
 _BUFFERED_BYTES = 256 * 1024  # a reader who is this far behind is given larger chunks, later
 

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from backends.capacity import StepLaw
 from backends.clock import Clock
-from backends.simulated.core import EngineCore, EngineLimits, Event, Sequence
+from backends.simulated.core import EngineCore
+from backends.simulated.sequences import EngineLimits, Event, Sequence
 
 _EARLY_S = 0.0005  # a timer may fire this much early (event loops round to milliseconds)
 

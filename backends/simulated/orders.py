@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.simulated.core import Finish, Sequence
 from backends.simulated.fields import (
     Body,
     check_sampling,
@@ -19,6 +18,7 @@ from backends.simulated.fields import (
 )
 from backends.simulated.instances import minimal
 from backends.simulated.refusals import Invalid, Refusal, missing
+from backends.simulated.sequences import Finish, Sequence
 from backends.simulated.settings import SimulatedSettings
 from backends.simulated.words import (
     EOS_ID,

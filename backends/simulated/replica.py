@@ -1,33 +1,30 @@
-"""What does one simulated replica hold, and how does it answer each route?"""
+"""What does one simulated replica hold, and how does it answer calls?"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
-import orjson
 from aiohttp import HttpVersion11, web
 
 from backends.capacity import StepLaw
 from backends.clock import Clock
-from backends.simulated import pooling, reports
 from backends.simulated.calls import Call, Dialect
 from backends.simulated.dialects.chat import ChatDialect
 from backends.simulated.dialects.completion import CompletionDialect
 from backends.simulated.dialects.messages import MessagesDialect, as_chat
 from backends.simulated.dialects.native import NativeDialect
 from backends.simulated.driver import Driver
-from backends.simulated.fields import Body, messages_of, parse, rendered, text_or_ids
 from backends.simulated.orders import Order, Orders
+from backends.simulated.pages import Pages, body_of, json_of
 from backends.simulated.refusals import QueueIsFull, Refusal
 from backends.simulated.settings import Faults, SimulatedSettings
 from backends.simulated.striking import Striker
 from backends.simulated.tracing import Tracing
-from backends.simulated.words import count_tokens, token_ids
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8"}
 
 
 class SimulatedReplica:
-    """One replica: an engine in real time, its calls by rid, and the handlers of its routes.
+    """One replica: an engine in real time, its calls by rid, and the handlers of their routes;
+    `pages` has the others.
 
     `url` is set once it is served; `faults` may be changed while it runs; `draining` is what
     SIGTERM sets.
@@ -38,12 +35,12 @@ class SimulatedReplica:
         self.url = ""
         self.draining = False
         self._clock = clock
-        self._created = int(clock.now())
         self._striker = Striker(settings.faults)
         self._tracing = Tracing(settings.otlp_traces_endpoint)
         law = settings.profile.law.scaled(settings.throughput_scale)
         self._law = law
         self.driver = Driver(_slowed(law, settings.faults), settings.limits(), clock)
+        self.pages = Pages(settings, self.driver, clock)
         self._calls: dict[str, Call] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -159,7 +156,7 @@ class SimulatedReplica:
         """Answer with a body."""
         await self._noticed_late(call, call.ended)
         self._forget(call)
-        return _json(call.answer())
+        return json_of(call.answer())
 
     async def _noticed_late(self, call: Call, future: asyncio.Future[None]) -> None:
         """Wait for a future; a caller who leaves meanwhile is noticed at SGLang's next poll
@@ -196,67 +193,6 @@ class SimulatedReplica:
                     call.abort()
         return web.Response()
 
-    # routes that do not generate
-
-    async def tokenize(self, request: web.Request) -> web.Response:
-        """POST /v1/tokenize, /tokenize."""
-        body = await body_of(request)
-        if body.get("messages") is not None:
-            prompts = [rendered(messages_of(body), body.get("tools"))]
-            many = False
-        else:
-            prompts = text_or_ids(body.get("prompt"), "prompt")
-            many = isinstance(body.get("prompt"), list)
-        tokens = [token_ids(p) for p in prompts]
-        answer = {
-            "tokens": tokens if many else tokens[0],
-            "count": [len(t) for t in tokens] if many else len(tokens[0]),
-            "max_model_len": self.settings.context,
-        }
-        return _json(orjson.dumps(answer))
-
-    async def detokenize(self, request: web.Request) -> web.Response:
-        """POST /v1/detokenize, /detokenize."""
-        body = await body_of(request)
-        tokens = body.get("tokens")
-        if tokens == []:
-            return _json(orjson.dumps({"text": ""}))
-        texts = text_or_ids(tokens, "tokens")
-        many = isinstance(tokens, list) and isinstance(tokens[0], list)
-        return _json(orjson.dumps({"text": texts if many else texts[0]}))
-
-    async def count_tokens(self, request: web.Request) -> web.Response:
-        """POST /v1/messages/count_tokens."""
-        chat = as_chat(await body_of(request), counting=True)
-        prompt = rendered(messages_of(chat), chat.get("tools"))
-        return _json(orjson.dumps({"input_tokens": count_tokens(prompt)}))
-
-    def pooled(
-        self, answer: Callable[[Body], object]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """Give the handler of a route whose answer follows from its body alone."""
-
-        async def handle(request: web.Request) -> web.Response:
-            return _json(orjson.dumps(answer(await body_of(request))))
-
-        return handle
-
-    def embeddings(self, body: Body) -> object:
-        """Answer /v1/embeddings."""
-        return pooling.embeddings(body, self.settings.model, self.settings.embedding_size)
-
-    def rerank(self, body: Body) -> object:
-        """Answer /v1/rerank."""
-        return pooling.rerank(body)
-
-    def score(self, body: Body) -> object:
-        """Answer /v1/score."""
-        return pooling.score(body, self.settings.model)
-
-    def classify(self, body: Body) -> object:
-        """Answer /v1/classify."""
-        return pooling.classify(body, self.settings.model)
-
     async def health(self, request: web.Request) -> web.Response:
         """GET /health, /health_generate, /ready: 503 while draining. Unlike SGLang's, /health
         costs no token and no second.
@@ -264,64 +200,7 @@ class SimulatedReplica:
         down = self.draining or self.faults.not_ready
         return web.Response(status=503 if down else 200)
 
-    async def ping(self, request: web.Request) -> web.Response:
-        """GET /ping."""
-        return web.Response()
-
-    async def loads(self, request: web.Request) -> web.Response:
-        """GET /v1/loads."""
-        wanted = frozenset(filter(None, request.query.get("include", "").split(",")))
-        report = reports.loads(self.driver.core, self._clock.now(), wanted)
-        if request.query.get("dp_rank", "0") != "0":
-            report["loads"] = []
-        return _json(orjson.dumps(report))
-
-    async def metrics(self, request: web.Request) -> web.Response:
-        """GET /metrics."""
-        text = reports.metrics(self.driver.core, self.settings.model, self._clock.now())
-        return web.Response(text=text, content_type="text/plain", charset="utf-8")
-
-    async def models(self, request: web.Request) -> web.Response:
-        """GET /v1/models."""
-        card = reports.model_card(self.settings, self._created)
-        return _json(orjson.dumps({"object": "list", "data": [card]}))
-
-    async def model(self, request: web.Request) -> web.Response:
-        """GET /v1/models/{id}."""
-        name = request.match_info["id"]
-        if name == self.settings.model:
-            return _json(orjson.dumps(reports.model_card(self.settings, self._created)))
-        error = {
-            "message": f"The model '{name}' does not exist",
-            "type": "invalid_request_error",
-            "param": "model",
-            "code": "model_not_found",
-        }
-        return _json(orjson.dumps({"error": error}), status=404)
-
-    async def model_info(self, request: web.Request) -> web.Response:
-        """GET /model_info, /get_model_info."""
-        return _json(orjson.dumps(reports.model_info(self.settings)))
-
-    async def server_info(self, request: web.Request) -> web.Response:
-        """GET /server_info, /get_server_info."""
-        return _json(orjson.dumps(reports.server_info(self.settings, self.driver.core)))
-
-    async def flush_cache(self, request: web.Request) -> web.Response:
-        """POST /flush_cache."""
-        done = self.driver.core.forget_prefixes()
-        return web.Response(status=200 if done else 400, text="Cache flushed.\n" if done else "")
-
-
-async def body_of(request: web.Request) -> dict[str, object]:
-    """Read a request's JSON object."""
-    return parse(await request.read(), request.headers.get("Content-Type", "application/json"))
-
 
 def _slowed(law: StepLaw, faults: Faults) -> StepLaw:
     by = faults.slowdown
     return StepLaw(law.c0_s * by, law.c_tok_s * by, law.c_kv_s * by)
-
-
-def _json(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from backends.hardware import Profile, profile
-from backends.simulated.core import EngineLimits
+from backends.simulated.sequences import EngineLimits
 
 
 @dataclass(frozen=True, slots=True)

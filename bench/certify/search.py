@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from loadtest.judgement import Verdict
 from loadtest.records import Log
 from loadtest.rules import Mode, Rules
 from loadtest.search import Found, Probe, find
 from loadtest.sequential import Caution, Outlook, outlook
-from loadtest.verdict import Verdict, judge
+from loadtest.verdict import judge
 
 MS = 1_000_000
 NS = 1_000_000_000

@@ -20,9 +20,10 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from loadtest import early_stopping
+from loadtest.judgement import Verdict
 from loadtest.records import Log
 from loadtest.rules import Mode, Rules
-from loadtest.verdict import Verdict, judge
+from loadtest.verdict import judge
 
 MS = 1_000_000
 RULES = Rules(Mode.SERVER, ttft_ns=450 * MS, tpot_ns=40 * MS, min_duration_ns=0, late_p99_ns=None)

@@ -8,7 +8,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from gateway.api.calls import read_body
+from gateway.api.intake import read_body
 from gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout
 from gateway.services import Services
 

@@ -8,8 +8,9 @@ from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.calls import Asker, CallAnswer, Draft, Surface
+from gateway.api.calls import CallAnswer
 from gateway.api.document import described
+from gateway.api.drafts import Asker, Draft, Surface
 from gateway.call import Operation
 from gateway.errors import InvalidRequest
 from gateway.wire.body import Body, fields_of

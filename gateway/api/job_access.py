@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from gateway.api.calls import identify
+from gateway.api.intake import identify
 from gateway.artifacts import ArtifactsAway
 from gateway.call import Principal
 from gateway.errors import Draining, NotFound, Unavailable

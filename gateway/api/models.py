@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from gateway.api.calls import identify
+from gateway.api.intake import identify
 from gateway.errors import ModelNotFound, UnknownUrl
 from gateway.services import Services
 

@@ -6,8 +6,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.calls import Asker, CallAnswer, Draft, Read, Surface
+from gateway.api.calls import CallAnswer
 from gateway.api.document import described
+from gateway.api.drafts import Asker, Draft, Read, Surface
 from gateway.call import Operation
 from gateway.wire.body import Body
 from gateway.wire.dialect import Dialect

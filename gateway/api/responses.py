@@ -11,8 +11,10 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from gateway.api.calls import Asker, CallAnswer, Draft, Surface, identify
+from gateway.api.calls import CallAnswer
 from gateway.api.document import described
+from gateway.api.drafts import Asker, Draft, Surface
+from gateway.api.intake import identify
 from gateway.api.responses_create import Desk
 from gateway.api.responses_follow import follow
 from gateway.errors import GatewayError, InvalidRequest, NotFound

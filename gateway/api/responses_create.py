@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import structlog
 
-from gateway.api.calls import Asker, Draft
+from gateway.api.drafts import Asker, Draft
 from gateway.api.responses_follow import follow
 from gateway.call import Call, Operation
 from gateway.errors import GatewayError, InvalidRequest, QueueFull

@@ -3,10 +3,9 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from urllib.parse import quote
 
-from gateway.cli.options import add_config, add_data_dir
+from gateway.cli.options import add_admin
 from gateway.cli.replicas import admin_api
 
 
@@ -24,9 +23,5 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sluice explain", description=__doc__)
     parser.add_argument("id", help="request id, as the answer's x-request-id header has it")
-    parser.add_argument("--admin-url", metavar="URL", help="the gateway's admin API")
-    parser.add_argument("--admin-key-file", type=Path, metavar="FILE", help="its key")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_config(parser)
-    add_data_dir(parser)
+    add_admin(parser)
     return parser

@@ -18,7 +18,7 @@ from gateway.cli.options import (
     say,
 )
 from gateway.config import ConfigError
-from gateway.server import Bound
+from gateway.listeners import Bound
 from gateway.settings import Settings
 from gateway.workers import WorkersFailed, serve_all
 

@@ -4,12 +4,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from gateway.cli.keys import table
-from gateway.cli.options import add_config, add_data_dir, say
+from gateway.cli.options import add_admin, say
 from gateway.cli.replicas import admin_api
 
 
@@ -53,11 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("id", help="its id")
         every.append(one)
     for each in every:
-        each.add_argument("--admin-url", metavar="URL", help="the gateway's admin API")
-        each.add_argument("--admin-key-file", type=Path, metavar="FILE", help="its key")
-        each.add_argument("--json", action="store_true", help="print JSON")
-        add_config(each)
-        add_data_dir(each)
+        add_admin(each)
     return parser
 
 

@@ -41,6 +41,15 @@ def add_redis_url(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_admin(parser: argparse.ArgumentParser) -> None:
+    """Ask where a gateway's admin API is, and in which form its answer is to be shown."""
+    parser.add_argument("--admin-url", metavar="URL", help="the gateway's admin API")
+    parser.add_argument("--admin-key-file", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_config(parser)
+    add_data_dir(parser)
+
+
 def read_settings(
     options: argparse.Namespace,
     flags: Mapping[str, object] | None = None,

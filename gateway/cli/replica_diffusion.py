@@ -11,8 +11,9 @@ from backends.embedded import diffusion, environment, steps
 from backends.fleet import EngineKind, Replica
 from backends.launch import LaunchSpec
 from backends.registry import replica_id
-from backends.simulated.diffusion import DiffusionSettings, serve_diffusion
-from gateway.cli.data_dir import DataDir, read_secret
+from backends.simulated.diffusion_server import serve_diffusion
+from backends.simulated.diffusion_settings import DiffusionSettings
+from gateway.cli.data_dir import DataDir
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import store_url
 from gateway.cli.options import default_data_dir, read_settings, say
@@ -20,6 +21,7 @@ from gateway.cli.replica_service import (
     Service,
     add_common,
     advertised,
+    engine_key,
     free_ports,
     given,
     hold,
@@ -108,9 +110,6 @@ def _service(options: argparse.Namespace, settings: Settings) -> Service:
 
 
 def _replica(options: argparse.Namespace, url: str) -> Replica:
-    key = None
-    if options.api_key_file is not None and (key := read_secret(options.api_key_file)) is None:
-        raise CommandFailed(f"--api-key-file: {options.api_key_file} is missing or empty", USAGE)
     return Replica(
         id=replica_id(options.model, url),
         model=options.model,
@@ -120,7 +119,7 @@ def _replica(options: argparse.Namespace, url: str) -> Replica:
         site=options.site,
         served_name=options.served_name,
         max_running=1,
-        api_key=key,
+        api_key=engine_key(options),
     )
 
 

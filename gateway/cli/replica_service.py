@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from backends.fleet import Replica
 from backends.launch import LaunchFailed, LaunchSpec
 from backends.tenure import serve_replica
-from gateway.cli.failure import CommandFailed
+from gateway.cli.data_dir import read_secret
+from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.interrupts import Interrupts, run
 from gateway.cli.options import add_config, add_data_dir, add_redis_url, say
 
@@ -73,6 +74,16 @@ def hold(
 async def given(service: Service) -> AsyncIterator[Service]:
     """Give a service that needs nothing before it."""
     yield service
+
+
+def engine_key(options: argparse.Namespace) -> str | None:
+    """Read the engine's API key. Raises CommandFailed where its file has none."""
+    if options.api_key_file is None:
+        return None
+    key = read_secret(options.api_key_file)
+    if key is None:
+        raise CommandFailed(f"--api-key-file: {options.api_key_file} is missing or empty", USAGE)
+    return key
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from backends.fleet import EngineKind, Replica
 from backends.launch import LaunchSpec
 from backends.registry import replica_id
 from backends.sglang import UnknownModel, launch_command
-from gateway.cli.data_dir import DataDir, read_secret
+from gateway.cli.data_dir import DataDir
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import store_url
 from gateway.cli.options import default_data_dir, read_settings, say
@@ -18,6 +18,7 @@ from gateway.cli.replica_service import (
     Service,
     add_common,
     advertised,
+    engine_key,
     free_ports,
     given,
     hold,
@@ -83,9 +84,6 @@ def _service(options: argparse.Namespace, settings: Settings) -> Service:
 
 
 def _replica(options: argparse.Namespace, url: str) -> Replica:
-    key = None
-    if options.api_key_file is not None and (key := read_secret(options.api_key_file)) is None:
-        raise CommandFailed(f"--api-key-file: {options.api_key_file} is missing or empty", USAGE)
     return Replica(
         id=replica_id(options.model, url),
         model=options.model,
@@ -95,7 +93,7 @@ def _replica(options: argparse.Namespace, url: str) -> Replica:
         site=options.site,
         served_name=options.served_name,
         max_running=options.max_running or 0,
-        api_key=key,
+        api_key=engine_key(options),
     )
 
 

@@ -13,7 +13,12 @@ from urllib.parse import quote, urlsplit
 from gateway.cli.data_dir import DataDir, read_secret
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import table
-from gateway.cli.options import add_config, add_data_dir, default_data_dir, read_settings, say
+from gateway.cli.options import (
+    add_admin,
+    default_data_dir,
+    read_settings,
+    say,
+)
 
 TIMEOUT_S = 15.0
 
@@ -85,11 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("id", help="its id, as `sluice replicas list` shows it")
         every.append(one)
     for each in every:
-        each.add_argument("--admin-url", metavar="URL", help="the gateway's admin API")
-        each.add_argument("--admin-key-file", type=Path, metavar="FILE", help="its key")
-        each.add_argument("--json", action="store_true", help="print JSON")
-        add_config(each)
-        add_data_dir(each)
+        add_admin(each)
     return parser
 
 

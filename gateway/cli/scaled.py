@@ -26,10 +26,13 @@ _QUICK = Policy(up_area_s=0.3, down_area_s=15.0, idle_s=60.0)
 
 
 def fleet_of(path: Path | None, wanted: Wanted) -> FleetConfig:
-    """Read what is to be scaled, or take a small fleet of each model. Raises CommandFailed."""
+    """Read what is to be scaled; without a file (None) take a small fleet of each model.
+
+    Raises CommandFailed.
+    """
     if wanted.engine != "simulated":
         raise CommandFailed("--autoscale starts simulated replicas: --engine simulated", USAGE)
-    if path is None or path == Path():
+    if path is None:
         policy = replace(_QUICK, least=wanted.replicas, most=max(MOST, wanted.replicas))
         pools = tuple(
             PoolConfig(model, cold_start_s=LOAD_S, policy=policy, actuation={"load_s": LOAD_S})

@@ -25,7 +25,7 @@ from gateway.cli.local_fleet import Wanted, plan
 from gateway.cli.options import say
 from gateway.cli.readiness import OWN_WITHIN_S, until_ready
 from gateway.keys import Grant, KeyStore
-from gateway.server import Bound
+from gateway.listeners import Bound
 from gateway.settings import Settings
 from gateway.workers import serve_all
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 from collections.abc import Sequence
+from enum import Enum, auto
 from pathlib import Path
 
 from redis import RedisError
@@ -26,6 +27,12 @@ from gateway.cli.options import (
 )
 from gateway.cli.stack import Stack
 from gateway.settings import Settings
+
+
+class Scaling(Enum):
+    """What `--autoscale` alone asks for, which no path can mean."""
+
+    WITHOUT_A_FILE = auto()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--autoscale",
         nargs="?",
         type=Path,
-        const=Path(),
+        const=Scaling.WITHOUT_A_FILE,
         metavar="FLEET",
         help="start and end replicas as load asks for them, by a fleet file (YAML) or from"
         " --replicas on, up to 8 of each model",
@@ -118,13 +125,13 @@ def _wanted(options: argparse.Namespace, settings: Settings) -> Wanted:
     )
 
 
-def _fleet(path: Path, wanted: Wanted) -> FleetConfig:
+def _fleet(asked: Path | Scaling, wanted: Wanted) -> FleetConfig:
     """Read what is to be scaled; the autoscaler's packages are an extra."""
     try:
         from gateway.cli.scaled import fleet_of
     except ModuleNotFoundError as error:
         raise CommandFailed(f"--autoscale needs 'sluice[autoscale]' ({error})", USAGE) from error
-    return fleet_of(path, wanted)
+    return fleet_of(None if isinstance(asked, Scaling) else asked, wanted)
 
 
 def _build() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.diffusion import VideoLimits, VideoOrder
+from backends.video_order import VideoLimits, VideoOrder
 from gateway.errors import InvalidRequest
 from gateway.jobs.model import Job
 

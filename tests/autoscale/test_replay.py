@@ -7,7 +7,8 @@ from autoscale.baselines import StaticPeak
 from autoscale.demand import TICK_S, from_arrivals
 from autoscale.fluid import World
 from autoscale.fluid import replay as fluid
-from autoscale.replay import Kind, replay
+from autoscale.replay.kind import Kind
+from autoscale.replay.world import replay
 from autoscale.traces import Arrival
 from backends.capacity import Mix, StepLaw
 from backends.hardware import profile

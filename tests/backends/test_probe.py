@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from backends.fleet import HealthState
 from backends.health import CallOutcome
-from backends.probe import Pace, Prober
+from backends.probe import Prober
+from backends.probe_watch import Pace
 from backends.registry import Registry
 from tests.backends.replicas import Behaviour, replica, server
 from tests.waiting import eventually

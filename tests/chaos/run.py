@@ -17,7 +17,9 @@ from pathlib import Path
 import aiohttp
 
 from backends.clock import SystemClock
-from backends.simulated.diffusion import DiffusionReplica, DiffusionSettings, serve_diffusion
+from backends.simulated.diffusion import DiffusionReplica
+from backends.simulated.diffusion_server import serve_diffusion
+from backends.simulated.diffusion_settings import DiffusionSettings
 from backends.store import connect, open_store
 from gateway.artifacts import LocalArtifacts, NoArtifact
 from gateway.files import Files

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from backends.clock import SystemClock
 from gateway.audit import Audit, AuditFailed
 from gateway.cli.main import main
-from gateway.server import Bound, serve
+from gateway.listeners import Bound
+from gateway.server import serve
 from gateway.settings import Settings
 from tests.gateway.api.test_admin import KEY, client_of, services_on
 

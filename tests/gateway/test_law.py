@@ -13,8 +13,9 @@ from backends.capacity import Mix, StepLaw
 from backends.fleet import DecodeMoments, Load, Replica
 from backends.hardware import profile
 from backends.sglang import parse_loads
-from backends.simulated.core import EngineCore, EngineLimits, Sequence
+from backends.simulated.core import EngineCore
 from backends.simulated.reports import loads
+from backends.simulated.sequences import EngineLimits, Sequence
 from backends.slo import Targets
 from gateway.law import TRUSTED_RUNNING, LiveLaw
 from gateway.law_fit import Fit, window

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 
-from backends.store import connect
+from backends.store import connect, hand_over
 from gateway.line import Line
 
 
@@ -42,6 +43,30 @@ async def test_a_store_that_is_silent_fails_the_command_and_the_next_one_is_answ
     with pytest.raises(TimeoutError):
         await line.ask("BLPOP", "nothing-comes", 0)
     assert await line.ask("ECHO", "here") == b"here"
+    line.close()
+
+
+async def test_the_end_of_an_old_socket_told_late_is_nothing_to_its_successor(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocols: list[asyncio.Protocol] = []
+
+    def noted(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.StreamWriter:
+        protocols.append(protocol)
+        return hand_over(connection, protocol)
+
+    monkeypatch.setattr("gateway.line.hand_over", noted)
+    line = Line(redis, answer_s=5.0)
+    await line.ask("PING")
+    line.close()
+    await line.ask("PING")
+    waiting = asyncio.create_task(line.ask("BLPOP", "late", 0))
+    await asyncio.sleep(0)
+    protocols[0].data_received(b"+an old reply\r\n")
+    protocols[0].connection_lost(None)
+    await redis.rpush("late", "in time")
+    assert await waiting == [b"late", b"in time"]
+    assert len(protocols) == 2  # the command was not sent once more
     line.close()
 
 

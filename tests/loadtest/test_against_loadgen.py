@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from loadtest import logsummary, order, schedule
+from loadtest.judgement import Verdict
 from loadtest.records import Log
 from loadtest.rules import Mode, Rules
 from loadtest.seeds import ROUNDS
-from loadtest.verdict import Verdict, judge
+from loadtest.verdict import judge
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mlperf_loadgen") is None,

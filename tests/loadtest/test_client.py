@@ -12,12 +12,13 @@ import gevent
 import pytest
 from gevent.event import AsyncResult
 
-from loadtest.client import Client, Target
+from loadtest.client import Client
 from loadtest.dataset import Sample
 from loadtest.exchange import Streaming, VideoJob, fetch
 from loadtest.payload import Requests
 from loadtest.records import NEVER, Outcome, Query
 from loadtest.scenario import Scenario, load
+from loadtest.target import Target
 
 
 def carry_out(

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from loadtest import dataset, lengths, plan, scenario, traces
-from loadtest.client import Target
 from loadtest.options import RunOptions, parser
 from loadtest.payload import Requests
 from loadtest.rules import Mode
+from loadtest.target import Target
 
 MS = 1_000_000
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from loadtest import early_stopping
+from loadtest.judgement import Judgement, Verdict
 from loadtest.records import Log, Outcome
 from loadtest.rules import Mode, Rules
-from loadtest.verdict import Judgement, Verdict, judge
+from loadtest.verdict import judge
 
 MS = 1_000_000
 NS = 1_000_000_000

@@ -17,7 +17,8 @@ import pytest
 from backends.simulated.server import serve as serve_simulated
 from backends.simulated.settings import SimulatedSettings
 from gateway.config import ConfigError, load
-from gateway.server import Bound, serve
+from gateway.listeners import Bound
+from gateway.server import serve
 from gateway.settings import Settings
 from tests.waiting import eventually
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import NotFound
 from gateway.isolation import salt_of
-from gateway.settings import Isolation
+from gateway.settings_serving import Isolation
 from tests.security.tenants import LINE, MODEL, OTHER_MODEL, Caller, Site, filled
 
 

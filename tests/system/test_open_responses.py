@@ -25,8 +25,9 @@ from backends.simulated.server import serve_replicas
 from backends.simulated.settings import Faults, SimulatedSettings
 from backends.store import connect
 from gateway.keys import Grant, KeyStore
+from gateway.listeners import Bound
 from gateway.responses_store import ResponsesStore
-from gateway.server import Bound, serve
+from gateway.server import serve
 from gateway.settings import Settings
 
 pytestmark = pytest.mark.system

@@ -354,6 +354,7 @@ def test_a_second_signal_ends_scaled_replicas_at_once(start: Starter) -> None:
     [
         (("--engine", "none", "--autoscale"), "--engine simulated"),
         (("--engine", "simulated", "--autoscale", "nowhere.yaml"), "nowhere.yaml"),
+        (("--engine", "simulated", "--autoscale", "."), ". is a directory; a fleet is a file"),
     ],
 )
 def test_what_cannot_be_scaled_is_told(tmp_path: Path, words: tuple[str, ...], why: str) -> None:

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from backends.capacity import StepLaw
 from backends.hardware import profile
-from backends.simulated.core import (
-    EngineCore,
-    EngineLimits,
-    Event,
-    Finish,
-    Phase,
-    QueueFull,
-    Sequence,
-)
+from backends.simulated.core import EngineCore
+from backends.simulated.sequences import EngineLimits, Event, Finish, Phase, QueueFull, Sequence
 
 LAW = StepLaw(c0_s=10e-3, c_tok_s=30e-6, c_kv_s=25e-9)
 ROOMY = EngineLimits(max_running=100, chunk_tokens=1000, kv_tokens=1_000_000)

@@ -12,7 +12,7 @@ import av
 import pytest
 
 from backends.restarts import obey
-from backends.simulated.diffusion import DiffusionSettings
+from backends.simulated.diffusion_settings import DiffusionSettings
 from tests.gateways import until
 from tests.waiting import eventually
 from tests.workers import VIDEO_MODEL, VideoStack, running_worker, video_stack
@@ -307,7 +307,7 @@ async def test_stills_are_pictures(stack: VideoStack, session: aiohttp.ClientSes
 async def test_a_generation_that_fails_is_tried_again_with_the_same_seed_then_fails(
     redis_url: str, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    from backends.simulated.diffusion import DiffusionFaults
+    from backends.simulated.diffusion_settings import DiffusionFaults
 
     broken = DiffusionSettings(
         model=VIDEO_MODEL, fixed_s=0.0, faults=DiffusionFaults(fail_rate=1.0)
