@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from backends.clock import Clock
 from gateway.levels import Level
-from gateway.pools import PoolState
+from gateway.pool_state import PoolState
 
 KEY = "sluice:demand"
 EVERY_S = 0.5

@@ -4,19 +4,15 @@ Looked at twice a second and whenever the fleet changes; decisions in between re
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from math import ceil, inf
 
-from backends.capacity import Mix, StepLaw, work_s
+from backends.capacity import Mix, work_s
 from backends.fleet import Load, Pool, Standing
-from backends.hardware import profile
 from backends.slo import Class
-from gateway.estimates import Size
-from gateway.feedback import Margin, Outliers, Pace
 from gateway.law import LiveLaw, Speed
-from gateway.levels import Demand, Level, levels
+from gateway.levels import levels
+from gateway.pool_state import Foreign, PoolState
 from gateway.queue.ledger import Candidate, Cost
-from gateway.routing.prefixes import PrefixIndex
 from gateway.routing.prospects import (
     KV_FILL,
     Prospect,
@@ -31,71 +27,6 @@ UNSTATED_LIMIT = 256  # calls at once where neither settings nor engine say
 LAW_SHARE = 0.8  # of what the law says that a pool does, where less was measured
 FOREIGN_AT_LEAST = 3  # calls beyond the ledger's, below which the reports are just late
 SPARED = 1.0 / 3.0  # of a replica kept for a class, which looser ones leave free for its bursts
-_REFERENCE = "mi355x"
-
-
-@dataclass(slots=True)
-class _Foreign:
-    """Calls on a replica that the ledger does not know, by the last report and the one before."""
-
-    last: int = 0
-    both: int = 0
-
-
-@dataclass(slots=True)
-class PoolState:
-    """All that one gateway holds of one model."""
-
-    model: str
-    reference: StepLaw
-    mix: Mix
-    roster: Roster = field(default_factory=Roster)
-    does_per_s: Mapping[str, float] = field(default_factory=dict)
-    kept_for: Mapping[str, Level] = field(default_factory=dict)
-    demand: dict[str, Demand] = field(default_factory=dict)
-    others: Mapping[str, float] = field(default_factory=dict)  # what other processes are asked for
-    agreed: Mapping[str, Level] | None = None  # what they have chosen, unless we choose
-    paces: dict[tuple[str, str], Pace] = field(default_factory=dict)
-    margins: dict[str, Margin] = field(default_factory=dict)
-    outliers: Outliers = field(default_factory=Outliers)
-    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
-    foreign: dict[str, _Foreign] = field(default_factory=dict)
-    loads: dict[str, Load] = field(default_factory=dict)
-
-    def asked_per_s(self, class_name: str, now: float) -> float:
-        """Give the work per second that a class asks for, here and of the other processes."""
-        mine = self.demand.get(class_name)
-        return (0.0 if mine is None else mine.now(now)) + self.others.get(class_name, 0.0)
-
-    @classmethod
-    def of(cls, model: str) -> "PoolState":
-        """Begin with what is known of the model."""
-        known = profile(model, _REFERENCE)
-        return cls(model, known.law, known.mix)
-
-    def work_s(self, size: Size, cached: float = 0.0) -> float:
-        """Give a call's token work in the unit of this pool: seconds of its reference law.
-
-        `cached` is the share of its prompt that needs no prefill.
-        """
-        law, prompt, output = self.reference, size.prompt_tokens, size.output_tokens
-        resident = prompt + 0.75 * output  # with half as much again for the spread
-        missing = prompt * (1.0 - cached)
-        return law.c_tok_s * (missing + output) + law.c_kv_s * output * resident
-
-    def margin(self, class_name: str) -> Margin:
-        """Give what this class's TTFT predictions must leave."""
-        found = self.margins.get(class_name)
-        if found is None:
-            found = self.margins[class_name] = Margin()
-        return found
-
-    def pace(self, replica_id: str, class_name: str) -> Pace:
-        """Give what a replica's TPOTs have taught for a class."""
-        found = self.paces.get((replica_id, class_name))
-        if found is None:
-            found = self.paces[replica_id, class_name] = Pace()
-        return found
 
 
 def limit_of(standing: Standing) -> int:
@@ -186,7 +117,7 @@ class Pools:
         state.loads[replica_id] = load
         self.law.report(standing.replica, load)
         state.prefixes.progress(replica_id, load.prefill_uncached_tokens, load.max_total_tokens)
-        foreign = state.foreign.setdefault(replica_id, _Foreign())
+        foreign = state.foreign.setdefault(replica_id, Foreign())
         ours = self._outstanding(replica_id).sequences
         beyond = load.running + load.waiting - ours
         beyond = beyond if beyond >= max(FOREIGN_AT_LEAST, ours // 4) else 0
@@ -222,7 +153,7 @@ class Pools:
 
     def _prospect(self, state: PoolState, standing: Standing, speed: Speed) -> Prospect:
         replica, load = standing.replica, standing.load
-        foreign = state.foreign.get(replica.id, _Foreign()).both
+        foreign = state.foreign.get(replica.id, Foreign()).both
         level = state.kept_for.get(replica.id)
         tpot_s = None if level is None else self._classes[level.name].targets(state.model).tpot_s
         return Prospect(

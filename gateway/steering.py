@@ -20,7 +20,8 @@ from gateway.estimates import Estimates, Size
 from gateway.lessons import Lessons
 from gateway.levels import Demand
 from gateway.plans import GENERATES, Placed, Plan
-from gateway.pools import LAW_SHARE, Pools, PoolState
+from gateway.pool_state import PoolState
+from gateway.pools import LAW_SHARE, Pools
 from gateway.queue.ledger import Ask, Candidate, Cost, Ledger, Slot
 from gateway.returns import Returns
 from gateway.routing.policies import policy

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from backends.clock import SystemClock
 from gateway.agreement import KEY, Agreement
 from gateway.levels import Demand, Level
-from gateway.pools import PoolState
+from gateway.pool_state import PoolState
 from tests.waiting import eventually
 
 MODEL = "m"
