@@ -47,6 +47,8 @@ def _inner(annotation: Any) -> tuple[type[BaseModel] | None, str]:
         return _inner(arguments[1])[0], ".<name>"
     if origin is tuple:
         return _inner(arguments[0])[0], "[]"
+    if type(None) in arguments:
+        return _inner(next(each for each in arguments if each is not type(None)))
     return None, ""
 
 
