@@ -59,7 +59,7 @@ def read(path: Path) -> FleetConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except IsADirectoryError as error:
         raise BadConfig(f"{path} is a directory; a fleet is a file (YAML)") from error
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadConfig(f"{path}: {error}") from error
     try:
         return parse(values)

@@ -104,7 +104,7 @@ def _fluid(options: argparse.Namespace, to_s: float) -> dict[str, Any]:
         "actions_per_day": round(outcome.actions_per_day, 1),
         "worst_ten_minutes": round(outcome.worst_ten_minutes, 4),
         "most_backlog_s": round(outcome.most_backlog_s, 3),
-        "dropped_streams": 0,
+        "dropped_streams": None,  # a fluid has no streams
     }
 
 
