@@ -18,6 +18,10 @@ GPUS = 8
 VIDEO_MODEL = "wan-2.2-t2v-a14b"
 VIDEO_PORT = 30020
 FIRST_PORT = {"llama2-70b": 30000, "gpt-oss-120b": 30010}
+# Compose has no "if": the line carries this word for --enable-trace, and a flag that stands there
+# anyway where nobody asks for spans, since SGLang's ROCm images may lack what --enable-trace needs.
+TRACE = "${ENGINE_TRACE:---enable-metrics}"
+COLLECTOR = "${ENGINE_OTLP:-otel-collector:4317}"
 # `rocm` is one node that serves both models; the others give the whole node to one.
 MIXED = {"llama2-70b": range(4), "gpt-oss-120b": range(4, GPUS)}
 
@@ -28,6 +32,8 @@ HEAD = """\
 #   --profile rocm-llama2-70b    eight replicas of llama2-70b
 #   --profile rocm-gpt-oss-120b  eight replicas of gpt-oss-120b
 #   --profile rocm-wan           one replica of Wan-2.2 over all eight GPUs
+#
+# ENGINE_TRACE=--enable-trace has the engines of language models send spans to ENGINE_OTLP.
 #
 # None of it has run on an MI355X yet. docs/mi355x.md explains every line and names its source.
 
@@ -74,6 +80,8 @@ x-lease: &lease
   security_opt: ["no-new-privileges:true"]
   environment:
     REDIS_URL: ${REDIS_URL:-redis://redis:6379/0}
+  # Where the store speaks TLS (docs/deployment.md, "Several hosts"): its authority's certificate, /tls/ca.crt.
+  volumes: ["${SLUICE_TLS_DIR:-./conf}:/tls:ro"]
   networks: [store, engines]
   healthcheck: {disable: true}
   stop_grace_period: 3640s
@@ -101,8 +109,9 @@ def _pair(model: str, gpu: int) -> Iterator[str]:
     port = FIRST_PORT[model] + gpu
     name = f"{model}-gpu{gpu}"
     profiles = [f"rocm-{model}", *(["rocm"] if gpu in MIXED[model] else [])]
-    line = launch_command(model, port=port, host="0.0.0.0", gpu=gpu)  # noqa: S104 in its own network
-    yield _engine(name, profiles, line.argv, line.env, port)
+    line = launch_command(model, port=port, host="0.0.0.0", gpu=gpu, otlp=COLLECTOR)  # noqa: S104 in its own network
+    argv = tuple(TRACE if word == "--enable-trace" else word for word in line.argv)
+    yield _engine(name, profiles, argv, line.env, port)
     yield _lease(name, profiles, "sglang", model, port)
 
 

@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tp", type=int, default=1, help="GPUs that it is spread over")
     parser.add_argument("--stream-interval", type=int, default=16, help="tokens per chunk")
     parser.add_argument("--python", default="python3", help="interpreter that has SGLang")
+    parser.add_argument(
+        "--otlp", metavar="HOST:PORT", help="collector (gRPC) that a started one sends spans to"
+    )
     parser.add_argument("--advertise", metavar="URL", help="URL by which gateways reach it")
     parser.add_argument("--served-name", help="the model's name inside an adopted engine")
     parser.add_argument("--hardware", default="mi355x", help="generation of GPU")
@@ -121,6 +124,7 @@ def _launch_line(options: argparse.Namespace, port: int) -> tuple[list[str], dic
             stream_interval=options.stream_interval,
             max_running=options.max_running,
             checkpoint=options.checkpoint,
+            otlp=options.otlp,
             python=options.python,
         )
     except UnknownModel as error:
