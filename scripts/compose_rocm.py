@@ -71,6 +71,7 @@ x-engine: &engine
 x-lease: &lease
   # Holds the replica's place in the registry. It is stopped before the engine: it marks the replica as draining,
   # waits until nothing runs on it, and gives the lease up, so that the engine never ends under a call.
+  # Before it takes the place it asks the engine what its model should know (`--canary`, docs/mi355x.md).
   image: ${SLUICE_IMAGE:-sluice:local}
   restart: unless-stopped
   init: true
@@ -173,8 +174,9 @@ def _lease(name: str, profiles: list[str], engine: str, model: str, port: int) -
         f"      - --hardware=mi355x\n"
         f'      - "--site=${{SLUICE_SITE:-local}}"\n'
         f"      - --drain-s=3600\n"
+        # restart: an engine that is made anew finds its lease drained first, and is asked its canary again.
         f"    depends_on:\n"
-        f"      {name}: {{condition: service_started}}\n"
+        f"      {name}: {{condition: service_started, restart: true}}\n"
     )
 
 

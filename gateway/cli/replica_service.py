@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from backends.fleet import Replica
 from backends.launch import LaunchFailed, LaunchSpec
+from backends.proving import Unproven
 from backends.tenure import serve_replica
 from gateway.cli.data_dir import read_secret
 from gateway.cli.failure import USAGE, CommandFailed
@@ -25,12 +26,14 @@ WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 compared, not bound
 class Service:
     """What is to be in service: replicas, and the process behind them unless it runs elsewhere.
 
-    `restart` starts one of them again, by its id, where they are in this process.
+    `restart` starts one of them again, by its id, where they are in this process. `prove` raises
+    Unproven where one must not be registered.
     """
 
     replicas: tuple[Replica, ...]
     spec: LaunchSpec | None = None
     restart: Callable[[str], None] | None = None
+    prove: Callable[[Replica], Awaitable[object]] | None = None
 
 
 def hold(
@@ -60,13 +63,14 @@ def hold(
                 drain_within_s=drain_s,
                 on_progress=say,
                 on_restart=service.restart,
+                prove=service.prove,
                 on_ready=lambda: say(f"in service: {', '.join(r.id for r in service.replicas)}"),
             )
         return 0
 
     try:
         return run(serve)
-    except (LaunchFailed, OSError) as error:
+    except (LaunchFailed, Unproven, OSError) as error:
         raise CommandFailed(str(error)) from error
 
 
