@@ -112,13 +112,20 @@ def test_the_dashboards_are_those_that_the_script_makes() -> None:
     assert {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")} == made
 
 
-def test_every_alert_has_its_section_in_the_runbook() -> None:
+def test_every_alert_has_its_section_in_the_runbook_with_meaning_look_and_action() -> None:
     runbook = (ROOT / "docs/runbook.md").read_text()
     alerts = [rule for rule in rules() if "alert" in rule]
     assert len(alerts) > 8
     for each in alerts:
-        assert f"\n### {each['alert']}\n" in runbook
+        _, found, section = runbook.partition(f"\n### {each['alert']}\n")
+        assert found, each["alert"]
+        section = section.partition("\n#")[0]
+        said = [section.find(f"**{word}**: ") for word in ("Means", "Look", "Do")]
+        assert -1 not in said, each["alert"]
+        assert said == sorted(said), each["alert"]
         assert each["annotations"]["runbook"] == f"docs/runbook.md#{each['alert'].lower()}"
+    sections = set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE))
+    assert sections == {each["alert"] for each in alerts}
 
 
 @needs_promtool
