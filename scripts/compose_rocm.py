@@ -81,7 +81,8 @@ x-lease: &lease
   security_opt: ["no-new-privileges:true"]
   environment:
     REDIS_URL: ${REDIS_URL:-redis://redis:6379/0}
-  # Where the store speaks TLS (docs/deployment.md, "Several hosts"): its authority's certificate, /tls/ca.crt.
+    REDIS_URL_FILE: ${REDIS_URL_FILE:-}
+  # Where the store speaks TLS (docs/deployment.md, "Several hosts"): its authority's certificate and its URL.
   volumes: ["${SLUICE_TLS_DIR:-./conf}:/tls:ro"]
   networks: [store, engines]
   healthcheck: {disable: true}

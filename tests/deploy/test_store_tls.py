@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def made(directory: Path) -> str:
-    """Run the page's lines up to the first `export`; give the password that they made."""
+    """Run the page's lines up to the first `export`; give the URL that they wrote."""
     page = (ROOT / "docs/deployment.md").read_text()
     block = page.partition("# on the first host")[2].partition("export ")[0]
     lines = block.partition("\n")[2].replace("10.0.0.1", "127.0.0.1")
@@ -42,17 +43,17 @@ def made(directory: Path) -> str:
     subprocess.run(
         ["/bin/bash", "-euc", lines], cwd=directory, check=True, capture_output=True, timeout=60
     )
-    password: str = re.findall(r">(\w+) ", (directory / "tls/users.acl").read_text())[0]
-    return password
+    url = (directory / "tls/store-url").read_text()
+    return url.replace("=/tls/", f"={directory}/tls/")
 
 
 @asynccontextmanager
-async def store(directory: Path) -> AsyncIterator[tuple[str, str]]:
-    """Run the server; give its URL with the password, and the password."""
-    password = made(directory)
+async def store(directory: Path) -> AsyncIterator[str]:
+    """Run the server; give its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    url = made(directory).replace("@redis:6380", f"@127.0.0.1:{port}")
     told = yaml.safe_load((ROOT / "compose/shared-store.yaml").read_text())
     words = [
         word.replace("/tmp/redis.sock", str(directory / "s")).replace("6380", str(port))
@@ -62,10 +63,9 @@ async def store(directory: Path) -> AsyncIterator[tuple[str, str]]:
     process = await asyncio.create_subprocess_exec(
         *words, cwd=directory, stdout=asyncio.subprocess.DEVNULL
     )
-    url = f"rediss://:{password}@127.0.0.1:{port}/0?ssl_ca_certs={directory}/tls/ca.crt"
     try:
         await eventually(lambda: answers(url), within_s=30)
-        yield url, password
+        yield url
     finally:
         process.terminate()
         await process.wait()
@@ -85,7 +85,7 @@ async def answers(url: str) -> bool:
 async def test_a_replica_of_another_host_serves_through_the_store(tmp_path: Path) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
     stop = asyncio.Event()
-    async with store(tmp_path) as (url, _), serve(SimulatedSettings(model="m")) as (engine,):
+    async with store(tmp_path) as url, serve(SimulatedSettings(model="m")) as (engine,):
         lease = asyncio.create_task(
             serve_replica(None, [Replica("far", "m", engine)], url, stop=stop, drain_within_s=0.0)
         )
@@ -101,8 +101,10 @@ async def test_a_replica_of_another_host_serves_through_the_store(tmp_path: Path
 
 
 async def test_nobody_gets_in_without_the_password_or_without_tls(tmp_path: Path) -> None:
-    async with store(tmp_path) as (url, password):
+    async with store(tmp_path) as url:
         assert await answers(url)
+        password = str(urlsplit(url).password)
+        assert len(password) == 64
         assert not await answers(url.replace(password, "another"))
         assert not await answers(url.replace(f":{password}@", ""))
         assert not await answers(url.replace("rediss:", "redis:").partition("?")[0])
