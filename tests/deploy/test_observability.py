@@ -128,6 +128,16 @@ def test_every_alert_has_its_section_in_the_runbook_with_meaning_look_and_action
     assert sections == {each["alert"] for each in alerts}
 
 
+def test_every_alert_is_tried_where_it_is_to_sound_and_where_it_is_not() -> None:
+    found = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
+    tried = [each for test in found for each in test["alert_rule_test"]]
+    sounds = {each["alertname"] for each in tried if each["exp_alerts"]}
+    assert sounds == {rule["alert"] for rule in rules() if "alert" in rule}
+    # Those of promises are tried on a class that keeps all of its own, in the same test.
+    quiet = {each["alertname"] for each in tried if not each["exp_alerts"]}
+    assert {name for name in sounds - quiet if "Promise" not in name} == set()
+
+
 @needs_promtool
 def test_prometheus_takes_its_configuration_and_the_rules_do_what_they_say() -> None:
     run("promtool", "check", "config", "prometheus.yml", cwd=PROMETHEUS)
