@@ -85,7 +85,12 @@ x-lease: &lease
   # Where the store speaks TLS (docs/deployment.md, "Several hosts"): its authority's certificate and its URL.
   volumes: ["${SLUICE_TLS_DIR:-./conf}:/tls:ro"]
   networks: [store, engines]
-  healthcheck: {disable: true}
+  healthcheck:
+    # There while the replica has its place: `up --wait` ends when all of them serve.
+    test: [CMD, test, -e, /tmp/in-service]
+    interval: 5s
+    retries: 3
+    start_period: ${ENGINE_START_PERIOD:-3600s}
   stop_grace_period: 3640s
   logging: *logging
 
@@ -175,6 +180,7 @@ def _lease(name: str, profiles: list[str], engine: str, model: str, port: int) -
         f"      - --hardware=mi355x\n"
         f'      - "--site=${{SLUICE_SITE:-local}}"\n'
         f"      - --drain-s=3600\n"
+        f"      - --ready-file=/tmp/in-service\n"
         # restart: an engine that is made anew finds its lease drained first, and is asked its canary again.
         f"    depends_on:\n"
         f"      {name}: {{condition: service_started, restart: true}}\n"

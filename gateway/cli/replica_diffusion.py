@@ -1,6 +1,7 @@
 """How does a diffusion server come into service here: SGLang's, one without a GPU, or another's?"""
 
 import argparse
+import functools
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -38,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     settings = read_settings(options)
     url = store_url(settings)
     if options.simulated:
-        return hold(lambda: _simulated(options), url, drain_s=options.drain_s)
-    service = _service(options, settings)
-    return hold(lambda: given(service), url, drain_s=options.drain_s)
+        begin = functools.partial(_simulated, options)
+    else:
+        begin = functools.partial(given, _service(options, settings))
+    return hold(begin, url, drain_s=options.drain_s, ready_file=options.ready_file)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from backends.fleet import Replica
 from backends.launch import LaunchFailed, LaunchSpec
@@ -42,12 +43,19 @@ def hold(
     *,
     drain_s: float,
     load_s: float = 0.0,
+    ready_file: Path | None = None,
 ) -> int:
     """Keep the leases of what `begin` gives until a signal or an operator's removal.
 
     The first signal lets calls finish, the second ends at once. `load_s` is how long it takes until
-    `begin` is asked, as an engine's weights take to load. Gives the exit status.
+    `begin` is asked, as an engine's weights take to load. `ready_file` is there while the leases
+    are held. Gives the exit status.
     """
+
+    def is_ready(service: Service) -> None:
+        if ready_file is not None:
+            ready_file.touch()
+        say(f"in service: {', '.join(r.id for r in service.replicas)}")
 
     async def serve(interrupts: Interrupts) -> int:
         with suppress(TimeoutError):
@@ -64,14 +72,20 @@ def hold(
                 on_progress=say,
                 on_restart=service.restart,
                 prove=service.prove,
-                on_ready=lambda: say(f"in service: {', '.join(r.id for r in service.replicas)}"),
+                on_ready=lambda: is_ready(service),
             )
         return 0
 
     try:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)  # of an earlier one, that was killed
         return run(serve)
     except (LaunchFailed, Unproven, OSError) as error:
         raise CommandFailed(str(error)) from error
+    finally:
+        if ready_file is not None:
+            with suppress(OSError):
+                ready_file.unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -95,6 +109,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", default="local", help="where it stands")
     parser.add_argument(
         "--drain-s", type=float, default=600.0, help="time for its calls to finish (default: 600)"
+    )
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="F", help="is there while it is in service"
     )
     add_redis_url(parser)
     add_config(parser)

@@ -38,7 +38,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     settings = read_settings(options)
     service = _service(options, settings)
-    return hold(lambda: given(service), store_url(settings), drain_s=options.drain_s)
+    return hold(
+        lambda: given(service),
+        store_url(settings),
+        drain_s=options.drain_s,
+        ready_file=options.ready_file,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

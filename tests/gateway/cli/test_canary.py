@@ -53,10 +53,16 @@ def test_without_questions_nothing_is_asked(
     assert told in capsys.readouterr().err
 
 
-async def replica(*words: str) -> tuple[int | None, str]:
+def is_there(ready_file: Path | None) -> bool:
+    return ready_file is None or ready_file.exists()
+
+
+async def replica(*words: str, ready_file: Path | None = None) -> tuple[int | None, str]:
     """Run `sluice replica sglang` until it ends or is in service; give its status and words."""
+    more = () if ready_file is None else ("--ready-file", str(ready_file))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.cli", "replica", "sglang", "--drain-s", "0", *words),
+        *(sys.executable, "-m", "gateway.cli", "replica", "sglang", "--drain-s", "0"),
+        *(*words, *more),
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
@@ -65,6 +71,7 @@ async def replica(*words: str) -> tuple[int | None, str]:
         async for line in process.stderr:
             told += line.decode()
             if b"in service" in line:
+                assert is_there(ready_file)
                 process.terminate()
         return await process.wait(), told
 
@@ -76,15 +83,18 @@ async def test_an_engine_that_answers_wrongly_gets_no_lease(
     async with serve_replicas(SimulatedSettings(model="m", mean_output_tokens=4)) as (engine,):
         where = ("--redis-url", redis_url, "--data-dir", str(tmp_path / "data"))
         common = ("--model", "m", "--url", engine.url, *where)
-        status, told = await replica(*common, "--canary", file)
+        (tmp_path / "in-service").touch()  # of one that was killed
+        status, told = await replica(*common, "--canary", file, ready_file=tmp_path / "in-service")
+        assert not (tmp_path / "in-service").exists()
         assert status == 1
         assert f"m at {engine.url} is not registered: 0 of 2 canary answers" in told
         await registry.refresh()
         assert not registry.fleet.pools
         # A model without a canary, and one whose operator wants none, is taken as it is.
         for words in ((), ("--canary", "off")):
-            status, told = await replica(*common, *words)
+            status, told = await replica(*common, *words, ready_file=tmp_path / "in-service")
             assert (status, "in service" in told) == (0, True)
+            assert not (tmp_path / "in-service").exists()
 
 
 def test_a_canary_that_is_none_is_told_before_anything_starts(
