@@ -33,7 +33,7 @@ HEAD = """\
 #   --profile rocm-gpt-oss-120b  eight replicas of gpt-oss-120b
 #   --profile rocm-wan           one replica of Wan-2.2 over all eight GPUs
 #
-# ENGINE_TRACE=--enable-trace has the engines of language models send spans to ENGINE_OTLP.
+# ENGINE_TRACE=--enable-trace has the engines send spans to ENGINE_OTLP.
 #
 # None of it has run on an MI355X yet. docs/mi355x.md explains every line and names its source.
 
@@ -117,14 +117,14 @@ def _pair(model: str, gpu: int) -> Iterator[str]:
     name = f"{model}-gpu{gpu}"
     profiles = [f"rocm-{model}", *(["rocm"] if gpu in MIXED[model] else [])]
     line = launch_command(model, port=port, host="0.0.0.0", gpu=gpu, otlp=COLLECTOR)  # noqa: S104 in its own network
-    argv = tuple(TRACE if word == "--enable-trace" else word for word in line.argv)
-    yield _engine(name, profiles, argv, line.env, port)
+    yield _engine(name, profiles, line.argv, line.env, port)
     yield _lease(name, profiles, "sglang", model, port)
 
 
 def _video() -> Iterator[str]:
     profiles = ["rocm-wan"]
-    line = diffusion_command(VIDEO_MODEL, port=VIDEO_PORT, host="0.0.0.0", gpus=GPUS)  # noqa: S104
+    host = "0.0.0.0"  # noqa: S104
+    line = diffusion_command(VIDEO_MODEL, port=VIDEO_PORT, host=host, gpus=GPUS, otlp=COLLECTOR)
     yield _engine(VIDEO_MODEL, profiles, line.argv, line.env, VIDEO_PORT, probe="/health")
     yield _lease(VIDEO_MODEL, profiles, "diffusion", VIDEO_MODEL, VIDEO_PORT)
 
@@ -143,7 +143,7 @@ def _engine(
         "    <<: *engine",
         f"    profiles: [{', '.join(profiles)}]",
         "    command:",
-        *(f"      - {_quoted(word)}" for word in argv),
+        *(f"      - {_quoted(TRACE if word == '--enable-trace' else word)}" for word in argv),
         "    environment:",
         *(f"      {key}: {_quoted(value)}" for key, value in told.items()),
         "      HF_TOKEN: ${HF_TOKEN:-}",

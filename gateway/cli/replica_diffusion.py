@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--checkpoint", help="start it with these weights instead of the model's")
     parser.add_argument("--host", default="127.0.0.1", help="address of a started one")
     parser.add_argument("--port", type=int, default=0, help="port of a started one; 0: any free")
+    parser.add_argument(
+        "--otlp", metavar="HOST:PORT", help="collector (gRPC) that a started one sends spans to"
+    )
     parser.add_argument("--advertise", metavar="HOST", help="name by which gateways reach it")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs that one video is spread over")
     parser.add_argument("--python", default="python3", help="interpreter that has SGLang")
@@ -145,6 +148,7 @@ def _launch_line(options: argparse.Namespace, port: int) -> tuple[list[str], dic
             host=options.host,
             gpus=options.gpus,
             checkpoint=options.checkpoint,
+            otlp=options.otlp,
             python=options.python,
         )
     except UnknownVideoModel as error:

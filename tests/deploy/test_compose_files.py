@@ -5,9 +5,19 @@ from typing import Any
 
 import yaml
 
+from backends.diffusion import launch_command as diffusion_command
 from backends.sglang import known_models, launch_command
 from gateway.config import load
-from scripts.compose_rocm import COLLECTOR, FIRST_PORT, GPUS, PATH, TRACE, document
+from scripts.compose_rocm import (
+    COLLECTOR,
+    FIRST_PORT,
+    GPUS,
+    PATH,
+    TRACE,
+    VIDEO_MODEL,
+    VIDEO_PORT,
+    document,
+)
 from tests.deploy.files import ROOT
 
 TRACES = "--enable-trace"
@@ -36,6 +46,29 @@ def test_the_rocm_services_are_started_with_the_lines_of_the_code() -> None:
             asked_to_trace = [word.replace(TRACE, TRACES) for word in engine["command"]]
             assert asked_to_trace == list(line.argv)
             assert line.env.items() <= engine["environment"].items()
+
+
+def test_the_video_service_is_started_with_the_line_of_the_code() -> None:
+    engine = services("compose/rocm.yaml")[VIDEO_MODEL]
+    line = diffusion_command(
+        VIDEO_MODEL, port=VIDEO_PORT, host="0.0.0.0", gpus=GPUS, otlp=COLLECTOR
+    )
+    assert [word.replace(TRACE, TRACES) for word in engine["command"]] == list(line.argv)
+    assert line.env.items() <= engine["environment"].items()
+
+
+def test_prometheus_scrapes_every_engine_of_the_rocm_services() -> None:
+    text = (ROOT / "deploy/observability/prometheus/prometheus.yml").read_text()
+    (job,) = (j for j in yaml.safe_load(text)["scrape_configs"] if j["job_name"] == "sglang")
+    scraped = {
+        (name, str(each["port"])) for each in job["dns_sd_configs"] for name in each["names"]
+    }
+    engines = {
+        (name, each["environment"]["PORT"])
+        for name, each in services("compose/rocm.yaml").items()
+        if not name.endswith("-lease")
+    }
+    assert scraped == engines
 
 
 def explained() -> dict[str, list[str]]:
