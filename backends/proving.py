@@ -18,10 +18,11 @@ CHAT_PATH = "/v1/chat/completions"
 ANSWER_WITHIN_S = 300.0
 _LOOK_EVERY_S = 2.0
 _READY_WITHIN_S = 10.0
+_GONE_AFTER = 3
 
 
 class Unproven(RuntimeError):
-    """A replica failed its canary and must not serve; the message holds what it said."""
+    """A replica must not serve: it failed its canary, or ended after it; the message says which."""
 
 
 async def prove(
@@ -36,6 +37,25 @@ async def prove(
         raise Unproven(f"{replica.model} at {replica.url} is not registered: {findings.told()}")
     say(findings.told())
     return findings
+
+
+async def until_gone(replica: Replica, *, clock: Clock) -> None:
+    """Wait until nothing listens where a replica was: what comes there next has proved nothing.
+
+    One that is slow, paused or draining is there; a connection must fail three times in a row.
+    """
+    url, failed = replica.url.rstrip("/") + READY_PATH, 0
+    within = aiohttp.ClientTimeout(total=_READY_WITHIN_S)
+    async with _session(replica) as session:
+        while failed < _GONE_AFTER:
+            await clock.sleep(_LOOK_EVERY_S)
+            try:
+                async with session.get(url, timeout=within):
+                    failed = 0
+            except aiohttp.ClientConnectorError:
+                failed += 1
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                failed = 0
 
 
 async def examine(replica: Replica, canary: Canary) -> Findings:

@@ -25,6 +25,7 @@ from backends.launch import (
     launched,
 )
 from backends.lease import LEASE_S, Lease, leased
+from backends.proving import Unproven, until_gone
 from backends.restarts import obey
 from backends.sglang import LOADS_PATH, parse_loads
 from backends.store import connect
@@ -54,7 +55,8 @@ async def serve_replica(
     """Start the process of `spec` (None: it runs elsewhere, or is ours), hold its replicas' leases.
 
     `prove` is asked of each replica before any lease: what it raises ends this, and nothing was
-    registered (`backends.proving`).
+    registered. One that runs elsewhere and ends afterwards ends this by Unproven, for a supervisor
+    to begin anew: what is started in its place must prove itself (`backends.proving`).
 
     Where a replica is wished to start again (`backends.restarts`) its process is killed, which ends
     this as a failure, for a supervisor to begin anew; without a process `on_restart` gets its id.
@@ -76,6 +78,7 @@ async def serve_replica(
                 return
         if prove is not None and not await _proved(prove, replicas, process, stop):
             return
+        proven = replicas if prove is not None and process is None else ()
         store = connect(store_url)
         stack.push_async_callback(store.aclose)
         lease = await stack.enter_async_context(leased(store, replicas, lease_s=lease_s))
@@ -87,12 +90,16 @@ async def serve_replica(
                 lease.all_removed.wait(),
                 _end(process),
                 _obey(store, replicas, process, on_restart, time),
+                *(until_gone(each, clock=time) for each in proven),
             )
         except asyncio.CancelledError:  # it may hang, and nobody waits for its calls
             if process is not None:
                 process.kill()
             raise
         _check_that_it_runs(process)
+        if proven and not stop.is_set() and not lease.all_removed.is_set():
+            urls = ", ".join(each.url for each in proven)
+            raise Unproven(f"{urls} has ended: what comes in its place must pass its canary first")
         await _drain(lease, replicas, process, drain_within_s, time)
 
 

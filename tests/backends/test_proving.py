@@ -131,6 +131,22 @@ async def test_a_stop_is_heeded_while_an_engine_is_waited_for(
     assert not tenure.is_leased.is_set()
 
 
+async def test_an_engine_that_ends_loses_its_place_until_it_has_proved_itself_again(
+    redis: Redis, redis_url: str
+) -> None:
+    async with serve_replicas(knowing()) as (engine,):
+        tenure = Tenure(redis, redis_url, engine.url)
+        async with asyncio.timeout(60):
+            await tenure.is_leased.wait()
+        engine.faults = replace(engine.faults, not_ready=True)
+        await asyncio.sleep(0.2)
+        assert not tenure.task.done()  # one that is not ready is still the same
+    with pytest.raises(Unproven, match="has ended: what comes in its place"):
+        async with asyncio.timeout(30):
+            await tenure.task
+    assert not await tenure.is_registered()
+
+
 async def test_every_question_is_asked_alone_and_among_all_others() -> None:
     running, most = 0, list[int]()
 
