@@ -8,9 +8,9 @@ from pathlib import Path
 from backends.canary import Canary, CanaryFileError, read, shipped
 from backends.fleet import Replica
 from backends.proving import examine
-from gateway.cli.data_dir import read_secret
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.options import say
+from gateway.cli.replica_service import engine_key
 
 OFF = "off"
 
@@ -23,15 +23,12 @@ def main(arguments: Sequence[str]) -> int:
         raise CommandFailed(
             f"no canary is known for {options.model!r}: give one by --canary", USAGE
         )
-    key = None
-    if options.api_key_file is not None and (key := read_secret(options.api_key_file)) is None:
-        raise CommandFailed(f"--api-key-file: {options.api_key_file} is missing or empty", USAGE)
     replica = Replica(
         id=options.replica,
         model=options.model,
         url=options.replica,
         served_name=options.served_name,
-        api_key=key,
+        api_key=engine_key(options),
     )
     findings = asyncio.run(examine(replica, canary))
     say(findings.told())

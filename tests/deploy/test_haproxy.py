@@ -123,7 +123,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
             ("127.0.0.11:53", f"127.0.0.1:{transport.get_extra_info('sockname')[1]}"),
             ("bind :8080", f"bind 127.0.0.1:{bind}"),
             ("gateway:8000", f"gateway:{port}"),
-            ("maxconn 40000", "maxconn 200"),
+            ("fd-hard-limit 80100", "maxconn 200"),
         ):
             assert text.count(ours) == 1, ours
             text = text.replace(ours, theirs)

@@ -10,8 +10,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from backends.diffusion import DiffusionClient, VideoOrder
+from backends.diffusion import DiffusionClient
 from backends.fleet import Replica
+from backends.video_order import VideoOrder
 from gateway.job_traces import JobTraces
 from gateway.telemetry import Sampling
 from tests.waiting import eventually
