@@ -9,17 +9,11 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import numpy as np
 
 from backends.capacity import StepLaw
-
-CANARIES = (
-    ("What is the capital of France?", "paris"),
-    ("What is 2 + 2? Answer with a number.", "4"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +33,6 @@ class Calibrated:
     law: StepLaw
     points: tuple[Point, ...]
     error: float
-    canaries_right: int
-    canaries: int
 
 
 class CalibrationFailed(RuntimeError):
@@ -86,7 +78,6 @@ async def calibrate(
         async with aiohttp.ClientSession(
             url, headers=headers, timeout=timeout, connector=connector
         ) as session:
-            right = [await _canary(session, model, *each) for each in CANARIES]
             points = []
             for running in _levels(most_running):
                 for prompt in (16, 512):
@@ -95,31 +86,7 @@ async def calibrate(
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise CalibrationFailed(f"{url}: {type(error).__name__} {error}") from error
     law, error_share = fit(points)
-    return Calibrated(law, tuple(points), error_share, sum(right), len(right))
-
-
-def document(found: Calibrated, model: str, hardware: str) -> dict[str, Any]:
-    """Write a hardware profile for `--out`."""
-    return {
-        "model": model,
-        "hardware": hardware,
-        "law": {
-            "c0_s": found.law.c0_s,
-            "c_tok_s": found.law.c_tok_s,
-            "c_kv_s": found.law.c_kv_s,
-        },
-        "relative_error": round(found.error, 4),
-        "canaries": f"{found.canaries_right}/{found.canaries}",
-        "provenance": f"measured by sluice calibrate, {len(found.points)} points",
-        "points": [
-            {
-                "running": p.running,
-                "prompt_tokens": p.prompt_tokens,
-                "step_ms": round(p.step_s * 1e3, 3),
-            }
-            for p in found.points
-        ],
-    }
+    return Calibrated(law, tuple(points), error_share)
 
 
 def _levels(most: int) -> list[int]:
@@ -178,17 +145,3 @@ async def _stream(
     if not times:
         raise ValueError("a stream without tokens")
     return times, prompt_tokens
-
-
-async def _canary(session: aiohttp.ClientSession, model: str, prompt: str, expected: str) -> bool:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": 32,
-        "temperature": 0,
-    }
-    async with session.post("/v1/chat/completions", json=body) as answer:
-        if answer.status != 200:
-            raise ValueError(f"status {answer.status}: {(await answer.text())[:200]}")
-        found = await answer.json()
-    return expected in str(found["choices"][0]["message"]["content"]).lower()

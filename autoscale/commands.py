@@ -1,11 +1,10 @@
-"""What do `sluice autoscaler`, `sluice replay`, `sluice plan` and `sluice calibrate` do?"""
+"""What do `sluice autoscaler`, `sluice replay` and `sluice plan` do?"""
 
 import argparse
 import asyncio
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,6 @@ from redis.asyncio import Redis
 from autoscale import config as configuration
 from autoscale.actuate.dry import DryActuator
 from autoscale.actuate.unit import Actuator
-from autoscale.calibrate import CalibrationFailed, calibrate, document
 from autoscale.endpoint import serving
 from autoscale.explain import told as explained
 from autoscale.journal import Journal
@@ -195,35 +193,4 @@ def plan(arguments: Sequence[str]) -> int:
         raise Failed(str(error), 2) from error
     text = told(found, known, options.scenario, options.rate)
     print(json.dumps(asdict(found), indent=1) if options.json else text)
-    return 0
-
-
-def measure(arguments: Sequence[str]) -> int:
-    """Measure a replica's speed, and write its hardware profile."""
-    parser = argparse.ArgumentParser(prog="sluice calibrate", description=measure.__doc__)
-    add = parser.add_argument
-    add("--replica", required=True, metavar="URL", help="it should serve nobody else meanwhile")
-    add("--model", required=True)
-    add("--hardware", default="measured", help="a name for the kind of GPU")
-    add("--api-key")
-    add("--most-running", type=int, default=64, help="calls at once at the most (default: 64)")
-    add("--out", type=Path, metavar="F", help="write the profile (JSON)")
-    options = parser.parse_args(arguments)
-    try:
-        found = asyncio.run(
-            calibrate(
-                options.replica,
-                options.model,
-                api_key=options.api_key,
-                most_running=options.most_running,
-            )
-        )
-    except CalibrationFailed as error:
-        raise Failed(str(error)) from error
-    text = json.dumps(document(found, options.model, options.hardware), indent=1)
-    if options.out is not None:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    if found.canaries_right < found.canaries:
-        print("some canary prompts were answered wrongly: check the model", file=sys.stderr)
     return 0

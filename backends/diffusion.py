@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backends.fleet import Replica
 from backends.video_order import VideoOrder
@@ -21,6 +22,7 @@ ABORT_SUFFIX = "/cancel"
 ASK_TIMEOUT_S = 10.0
 CREATE_TIMEOUT_S = 60.0
 PIECE_BYTES = 256 * 1024
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class UnknownVideoModel(ValueError):
@@ -79,7 +81,7 @@ class DiffusionClient:
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     async def create(self, order: VideoOrder, reference: bytes | None = None) -> EngineVideo:
-        """Have it make a video."""
+        """Have it make a video; its spans hang below the one that is current here, if any."""
         fields = order.engine_fields(self._replica.engine_model)
         if reference is None:
             return _video(await self._ask("POST", VIDEOS_PATH, json=fields))
@@ -126,9 +128,11 @@ class DiffusionClient:
     async def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         total_s = CREATE_TIMEOUT_S if method == "POST" else ASK_TIMEOUT_S
         timeout = aiohttp.ClientTimeout(total=total_s, connect=3.0)
+        headers = dict(self._headers)
+        _PROPAGATOR.inject(headers)
         try:
             async with self._session.request(
-                method, self._base + path, headers=self._headers, timeout=timeout, **more
+                method, self._base + path, headers=headers, timeout=timeout, **more
             ) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -194,13 +198,15 @@ def launch_command(
     host: str = "127.0.0.1",
     gpus: int = 8,
     checkpoint: str | None = None,
+    otlp: str | None = None,
     python: str = "python3",
 ) -> DiffusionLine:
     """Give the line that serves Wan2.2 on `gpus` MI355X.
 
     Two branches of classifier-free guidance in parallel, Ulysses over the rest. Never ring: with it
     SGLang 0.5.23 rejects AITER on ROCm and falls to torch's attention. No offloading: a GPU has
-    288 GB, both experts and the text encoder take 66. Raises UnknownVideoModel.
+    288 GB, both experts and the text encoder take 66. `otlp` is HOST:PORT of a collector (gRPC), as
+    in `backends.sglang`. Raises UnknownVideoModel.
     """
     path = checkpoint or CHECKPOINTS.get(model)
     if path is None:
@@ -209,7 +215,11 @@ def launch_command(
         raise ValueError(f"GPUs come in powers of two, not {gpus}")
     argv = [python, "-m", "sglang.cli.main", "serve", "--model-path", path]
     argv += ["--model-type", "diffusion", "--host", host, "--port", str(port)]
-    argv += ["--num-gpus", str(gpus), "--attention-backend", "aiter"]
+    argv += ["--enable-metrics", "--num-gpus", str(gpus), "--attention-backend", "aiter"]
     if gpus > 1:
         argv += ["--enable-cfg-parallel", "--ulysses-degree", str(gpus // 2), "--ring-degree", "1"]
-    return DiffusionLine(tuple(argv), {"SGLANG_USE_AITER": "1"})
+    env = {"SGLANG_USE_AITER": "1"}
+    if otlp is not None:
+        argv += ["--enable-trace", "--otlp-traces-endpoint", otlp]
+        env["OTEL_TRACES_SAMPLER"] = "parentbased_always_off"
+    return DiffusionLine(tuple(argv), env)

@@ -232,13 +232,16 @@ def launch_command(
     stream_interval: int = 16,
     max_running: int | None = None,
     checkpoint: str | None = None,
+    otlp: str | None = None,
     python: str = "python3",
 ) -> LaunchLine:
     """Give the line that serves a model on MI355X; raises UnknownModel.
 
     `gpu` is the device of a one-GPU replica. `stream_interval` is tokens per chunk: the gateway's
-    and the engine's cost per token falls with it. `checkpoint` may be a local directory. No API key
-    is set: engines stand on a private network, and the gateway asks for keys.
+    and the engine's cost per token falls with it. `checkpoint` may be a local directory. `otlp` is
+    HOST:PORT of a collector (gRPC) that gets a span per call that a gateway traces; the engine ends
+    at once where its image has no OpenTelemetry SDK (0.5.23, srt/observability/trace.py). No API
+    key is set: engines stand on a private network, and the gateway asks for keys.
     """
     recipe = _RECIPES.get(model)
     if recipe is None:
@@ -252,9 +255,13 @@ def launch_command(
         *("--stream-interval", str(stream_interval)),
         *("--enable-metrics", "--enable-cache-report"),
         *recipe.flags,
+        *(() if otlp is None else ("--enable-trace", "--otlp-traces-endpoint", otlp)),
     )
     # MXFP4 needs AITER on CDNA4. A long keep-alive spares the pool sockets that close under it.
     env = {"SGLANG_USE_AITER": "1", "SGLANG_TIMEOUT_KEEP_ALIVE": "75"}
     if gpu is not None:
         env["HIP_VISIBLE_DEVICES"] = str(gpu)
+    if otlp is not None:
+        # The SDK's default would begin a trace for every call that came without one.
+        env["OTEL_TRACES_SAMPLER"] = "parentbased_always_off"
     return LaunchLine(argv, MappingProxyType(env))

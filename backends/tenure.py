@@ -1,13 +1,13 @@
 """How does a replica come into service, stay, and leave without losing a call?
 
-It serves -> it has a lease with heartbeats -> (stop, removal, or its process ends) -> it drains ->
-nothing runs -> the lease is given up -> its process is ended.
+It serves -> it passes its canary -> it has a lease with heartbeats -> (stop, removal, or its
+process ends) -> it drains -> nothing runs -> the lease is given up -> its process is ended.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
 from redis.asyncio import Redis
@@ -25,6 +25,7 @@ from backends.launch import (
     launched,
 )
 from backends.lease import LEASE_S, Lease, leased
+from backends.proving import Unproven, until_gone
 from backends.restarts import obey
 from backends.sglang import LOADS_PATH, parse_loads
 from backends.store import connect
@@ -48,9 +49,14 @@ async def serve_replica(
     on_progress: Progress | None = None,
     on_ready: Callable[[], None] | None = None,
     on_restart: Callable[[str], None] | None = None,
+    prove: Callable[[Replica], Awaitable[object]] | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Start the process of `spec` (None: it runs elsewhere, or is ours), hold its replicas' leases.
+
+    `prove` is asked of each replica before any lease: what it raises ends this, and nothing was
+    registered. One that runs elsewhere and ends afterwards ends this by Unproven, for a supervisor
+    to begin anew: what is started in its place must prove itself (`backends.proving`).
 
     Where a replica is wished to start again (`backends.restarts`) its process is killed, which ends
     this as a failure, for a supervisor to begin anew; without a process `on_restart` gets its id.
@@ -70,6 +76,9 @@ async def serve_replica(
                 process = await stack.enter_async_context(start)
             except LaunchGivenUp:
                 return
+        if prove is not None and not await _proved(prove, replicas, process, stop):
+            return
+        proven = replicas if prove is not None and process is None else ()
         store = connect(store_url)
         stack.push_async_callback(store.aclose)
         lease = await stack.enter_async_context(leased(store, replicas, lease_s=lease_s))
@@ -81,17 +90,49 @@ async def serve_replica(
                 lease.all_removed.wait(),
                 _end(process),
                 _obey(store, replicas, process, on_restart, time),
+                *(until_gone(each, clock=time) for each in proven),
             )
         except asyncio.CancelledError:  # it may hang, and nobody waits for its calls
             if process is not None:
                 process.kill()
             raise
-        if process is not None and process.returncode is not None:
-            raise LaunchFailed(
-                f"{process.spec.name} ended with status {process.returncode}; its log"
-                f" ({process.spec.log_path}) ends:\n{process.log_tail()}"
-            )
+        _check_that_it_runs(process)
+        if proven and not stop.is_set() and not lease.all_removed.is_set():
+            urls = ", ".join(each.url for each in proven)
+            raise Unproven(f"{urls} has ended: what comes in its place must pass its canary first")
         await _drain(lease, replicas, process, drain_within_s, time)
+
+
+async def _proved(
+    prove: Callable[[Replica], Awaitable[object]],
+    replicas: Sequence[Replica],
+    process: Launched | None,
+    stop: asyncio.Event,
+) -> bool:
+    """Ask for every replica's proof; False where `stop` was set before it was given."""
+
+    async def ask() -> None:
+        for each in replicas:
+            await prove(each)
+
+    proof = asyncio.ensure_future(ask())
+    try:
+        await first_of(asyncio.wait([proof]), stop.wait(), _end(process))
+        if proof.done():
+            proof.result()
+            return True
+    finally:
+        proof.cancel()
+    _check_that_it_runs(process)
+    return False
+
+
+def _check_that_it_runs(process: Launched | None) -> None:
+    if process is not None and process.returncode is not None:
+        raise LaunchFailed(
+            f"{process.spec.name} ended with status {process.returncode}; its log"
+            f" ({process.spec.log_path}) ends:\n{process.log_tail()}"
+        )
 
 
 async def _drain(

@@ -1,7 +1,8 @@
 """Which settings hold, given a file, an environment and flags, and what is wrong with them?
 
-What stands later wins: the defaults, the file, REDIS_URL, SLUICE_* variables, flags. A variable's
-name is the key path in capitals joined by `__`: SLUICE_LIMITS__BODY_BYTES sets limits.body_bytes.
+What stands later wins: the defaults, the file, REDIS_URL, the file that REDIS_URL_FILE names,
+SLUICE_* variables, flags. A variable's name is the key path in capitals joined by `__`:
+SLUICE_LIMITS__BODY_BYTES sets limits.body_bytes.
 """
 
 import re
@@ -49,9 +50,9 @@ def load(
         document = Document("the settings") if path is None else read(path, environ)
         tree = _laid_over(defaults or {}, document.value)
         origins = Origins(document)
-        if url := environ.get("REDIS_URL"):
+        for name, url in _store_urls(environ):
             _put(tree, ("redis_url",), url)
-            origins.others["redis_url",] = "REDIS_URL"
+            origins.others["redis_url",] = name
         for name, at, value in _variables(environ):
             _put(tree, at, value)
             origins.others[at] = name
@@ -96,6 +97,20 @@ def _put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
             below = tree[str(key)] = {}
         tree = below
     tree[str(path[-1])] = value
+
+
+def _store_urls(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Give what names the store; a file keeps the password out of the process's environment."""
+    if url := environ.get("REDIS_URL"):
+        yield "REDIS_URL", url
+    if named := environ.get("REDIS_URL_FILE"):
+        try:
+            url = Path(named).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"REDIS_URL_FILE: {named} cannot be read: {error}") from error
+        if not url:
+            raise FileError(f"REDIS_URL_FILE: {named} is empty")
+        yield "REDIS_URL_FILE", url
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, KeyPath, object]]:

@@ -18,6 +18,10 @@ GPUS = 8
 VIDEO_MODEL = "wan-2.2-t2v-a14b"
 VIDEO_PORT = 30020
 FIRST_PORT = {"llama2-70b": 30000, "gpt-oss-120b": 30010}
+# Compose has no "if": the line carries this word for --enable-trace, and a flag that stands there
+# anyway where nobody asks for spans, since SGLang's ROCm images may lack what --enable-trace needs.
+TRACE = "${ENGINE_TRACE:---enable-metrics}"
+COLLECTOR = "${ENGINE_OTLP:-otel-collector:4317}"
 # `rocm` is one node that serves both models; the others give the whole node to one.
 MIXED = {"llama2-70b": range(4), "gpt-oss-120b": range(4, GPUS)}
 
@@ -28,6 +32,8 @@ HEAD = """\
 #   --profile rocm-llama2-70b    eight replicas of llama2-70b
 #   --profile rocm-gpt-oss-120b  eight replicas of gpt-oss-120b
 #   --profile rocm-wan           one replica of Wan-2.2 over all eight GPUs
+#
+# ENGINE_TRACE=--enable-trace has the engines send spans to ENGINE_OTLP.
 #
 # None of it has run on an MI355X yet. docs/mi355x.md explains every line and names its source.
 
@@ -65,6 +71,7 @@ x-engine: &engine
 x-lease: &lease
   # Holds the replica's place in the registry. It is stopped before the engine: it marks the replica as draining,
   # waits until nothing runs on it, and gives the lease up, so that the engine never ends under a call.
+  # Before it takes the place it asks the engine what its model should know (`--canary`, docs/mi355x.md).
   image: ${SLUICE_IMAGE:-sluice:local}
   restart: unless-stopped
   init: true
@@ -74,8 +81,16 @@ x-lease: &lease
   security_opt: ["no-new-privileges:true"]
   environment:
     REDIS_URL: ${REDIS_URL:-redis://redis:6379/0}
+    REDIS_URL_FILE: ${REDIS_URL_FILE:-}
+  # Where the store speaks TLS (docs/deployment.md, "Several hosts"): its authority's certificate and its URL.
+  volumes: ["${SLUICE_TLS_DIR:-./conf}:/tls:ro"]
   networks: [store, engines]
-  healthcheck: {disable: true}
+  healthcheck:
+    # There while the replica has its place: `up --wait` ends when all of them serve.
+    test: [CMD, test, -e, /tmp/in-service]
+    interval: 5s
+    retries: 3
+    start_period: ${ENGINE_START_PERIOD:-3600s}
   stop_grace_period: 3640s
   logging: *logging
 
@@ -101,14 +116,15 @@ def _pair(model: str, gpu: int) -> Iterator[str]:
     port = FIRST_PORT[model] + gpu
     name = f"{model}-gpu{gpu}"
     profiles = [f"rocm-{model}", *(["rocm"] if gpu in MIXED[model] else [])]
-    line = launch_command(model, port=port, host="0.0.0.0", gpu=gpu)  # noqa: S104 in its own network
+    line = launch_command(model, port=port, host="0.0.0.0", gpu=gpu, otlp=COLLECTOR)  # noqa: S104 in its own network
     yield _engine(name, profiles, line.argv, line.env, port)
     yield _lease(name, profiles, "sglang", model, port)
 
 
 def _video() -> Iterator[str]:
     profiles = ["rocm-wan"]
-    line = diffusion_command(VIDEO_MODEL, port=VIDEO_PORT, host="0.0.0.0", gpus=GPUS)  # noqa: S104
+    host = "0.0.0.0"  # noqa: S104
+    line = diffusion_command(VIDEO_MODEL, port=VIDEO_PORT, host=host, gpus=GPUS, otlp=COLLECTOR)
     yield _engine(VIDEO_MODEL, profiles, line.argv, line.env, VIDEO_PORT, probe="/health")
     yield _lease(VIDEO_MODEL, profiles, "diffusion", VIDEO_MODEL, VIDEO_PORT)
 
@@ -127,7 +143,7 @@ def _engine(
         "    <<: *engine",
         f"    profiles: [{', '.join(profiles)}]",
         "    command:",
-        *(f"      - {_quoted(word)}" for word in argv),
+        *(f"      - {_quoted(TRACE if word == '--enable-trace' else word)}" for word in argv),
         "    environment:",
         *(f"      {key}: {_quoted(value)}" for key, value in told.items()),
         "      HF_TOKEN: ${HF_TOKEN:-}",
@@ -164,8 +180,10 @@ def _lease(name: str, profiles: list[str], engine: str, model: str, port: int) -
         f"      - --hardware=mi355x\n"
         f'      - "--site=${{SLUICE_SITE:-local}}"\n'
         f"      - --drain-s=3600\n"
+        f"      - --ready-file=/tmp/in-service\n"
+        # restart: an engine that is made anew finds its lease drained first, and is asked its canary again.
         f"    depends_on:\n"
-        f"      {name}: {{condition: service_started}}\n"
+        f"      {name}: {{condition: service_started, restart: true}}\n"
     )
 
 

@@ -66,10 +66,12 @@ spec:
       containers:
         - name: lease
           image: sluice:local
-          args: [replica, sglang, --model={model}, "--url=http://$(POD_IP):30000", --hardware=mi355x, --drain-s=3600]
+          args: [replica, sglang, --model={model}, "--url=http://$(POD_IP):30000", --hardware=mi355x, --drain-s=3600, --ready-file=/tmp/in-service]
           env:
             - {{name: POD_IP, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}
             - {{name: REDIS_URL, valueFrom: {{secretKeyRef: {{name: sluice-store, key: REDIS_URL}}}}}}
+          # A pod counts once its replica is registered: a roll-out to what fails its canary stops at the first one.
+          readinessProbe: {{exec: {{command: [test, -e, /tmp/in-service]}}, periodSeconds: 5}}
           resources: {{requests: {{cpu: 50m, memory: 96Mi}}, limits: {{memory: 256Mi}}}}
           securityContext: {{runAsNonRoot: true, runAsUser: 10001, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
           volumeMounts:

@@ -106,9 +106,13 @@ class Orders:
         logprobs = None
         if flag(body, "logprobs"):
             logprobs = integer(body, "top_logprobs") or 0
+        prompt = rendered(messages, body.get("tools"))
+        if fixed is None:
+            known = (said for asked, said in self._settings.answers if asked in prompt)
+            fixed = next(known, None)
         return self._order(
             body,
-            [rendered(messages, body.get("tools"))],
+            [prompt],
             limit,
             logprobs=logprobs,
             fixed=fixed,

@@ -54,6 +54,7 @@ class SimulatedSettings:
     how often SGLang looks whether a caller is still there who has had no byte yet (unary, queued,
     prefilling); one who leaves a flowing stream is noticed at once. `otlp_traces_endpoint`:
     base URL of an OTLP/HTTP receiver that gets a span per generating request; None: none are made.
+    `answers` are pairs of a text and what is said to a chat in which it stands, in place of words.
     """
 
     model: str = "llama2-70b"
@@ -76,6 +77,7 @@ class SimulatedSettings:
     disconnect_poll_s: float = 4.0
     embedding_size: int = 256
     otlp_traces_endpoint: str | None = None
+    answers: tuple[tuple[str, str], ...] = ()
     faults: Faults = Faults()
 
     @property
@@ -102,5 +104,5 @@ class SimulatedSettings:
 
 def as_dict(settings: SimulatedSettings) -> Mapping[str, object]:
     """Give the settings by name, as /server_info shows them (no key)."""
-    names = (f.name for f in fields(settings) if f.name not in ("api_key", "faults"))
+    names = (f.name for f in fields(settings) if f.name not in ("answers", "api_key", "faults"))
     return {name: getattr(settings, name) for name in names}

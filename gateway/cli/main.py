@@ -37,12 +37,15 @@ SUBJECTS: Mapping[str, Subject] = {
     "jobs": Subject("gateway.cli.jobs", "list, show, cancel and requeue videos and batches"),
     "replica": Subject("gateway.cli.replica", "start or adopt one replica and keep its lease"),
     "replicas": Subject("gateway.cli.replicas", "list, add, drain and remove a gateway's replicas"),
+    "canary": Subject("gateway.cli.canary", "ask a replica what its model should know"),
     "explain": Subject("gateway.cli.explain", "tell why a call went where it went"),
     "openapi": Subject("gateway.cli.openapi", "print the OpenAPI document"),
     "autoscaler": Subject("gateway.cli.autoscaler", "scale replicas, or tell why", "autoscale"),
     "plan": Subject("gateway.cli.plan", "how many nodes does a rate need?", "autoscale"),
     "replay": Subject("gateway.cli.replay", "a policy on recorded traffic", "autoscale"),
-    "calibrate": Subject("gateway.cli.calibrate", "measure a replica's speed", "autoscale"),
+    "calibrate": Subject(
+        "gateway.cli.calibrate", "bring up a new replica: canary, speed, limits", "autoscale"
+    ),
     "certify": Subject("loadtest.cli", "load-test a gateway: VALID or INVALID", extra="loadtest"),
     "version": Subject("gateway.cli.version", "print the version"),
 }

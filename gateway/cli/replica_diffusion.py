@@ -1,6 +1,7 @@
 """How does a diffusion server come into service here: SGLang's, one without a GPU, or another's?"""
 
 import argparse
+import functools
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -38,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     settings = read_settings(options)
     url = store_url(settings)
     if options.simulated:
-        return hold(lambda: _simulated(options), url, drain_s=options.drain_s)
-    service = _service(options, settings)
-    return hold(lambda: given(service), url, drain_s=options.drain_s)
+        begin = functools.partial(_simulated, options)
+    else:
+        begin = functools.partial(given, _service(options, settings))
+    return hold(begin, url, drain_s=options.drain_s, ready_file=options.ready_file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--checkpoint", help="start it with these weights instead of the model's")
     parser.add_argument("--host", default="127.0.0.1", help="address of a started one")
     parser.add_argument("--port", type=int, default=0, help="port of a started one; 0: any free")
+    parser.add_argument(
+        "--otlp", metavar="HOST:PORT", help="collector (gRPC) that a started one sends spans to"
+    )
     parser.add_argument("--advertise", metavar="HOST", help="name by which gateways reach it")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs that one video is spread over")
     parser.add_argument("--python", default="python3", help="interpreter that has SGLang")
@@ -143,6 +148,7 @@ def _launch_line(options: argparse.Namespace, port: int) -> tuple[list[str], dic
             host=options.host,
             gpus=options.gpus,
             checkpoint=options.checkpoint,
+            otlp=options.otlp,
             python=options.python,
         )
     except UnknownVideoModel as error:

@@ -4,12 +4,14 @@ import argparse
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from backends.fleet import Replica
 from backends.launch import LaunchFailed, LaunchSpec
+from backends.proving import Unproven
 from backends.tenure import serve_replica
 from gateway.cli.data_dir import read_secret
 from gateway.cli.failure import USAGE, CommandFailed
@@ -25,12 +27,14 @@ WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 compared, not bound
 class Service:
     """What is to be in service: replicas, and the process behind them unless it runs elsewhere.
 
-    `restart` starts one of them again, by its id, where they are in this process.
+    `restart` starts one of them again, by its id, where they are in this process. `prove` raises
+    Unproven where one must not be registered.
     """
 
     replicas: tuple[Replica, ...]
     spec: LaunchSpec | None = None
     restart: Callable[[str], None] | None = None
+    prove: Callable[[Replica], Awaitable[object]] | None = None
 
 
 def hold(
@@ -39,12 +43,19 @@ def hold(
     *,
     drain_s: float,
     load_s: float = 0.0,
+    ready_file: Path | None = None,
 ) -> int:
     """Keep the leases of what `begin` gives until a signal or an operator's removal.
 
     The first signal lets calls finish, the second ends at once. `load_s` is how long it takes until
-    `begin` is asked, as an engine's weights take to load. Gives the exit status.
+    `begin` is asked, as an engine's weights take to load. `ready_file` is there while the leases
+    are held. Gives the exit status.
     """
+
+    def is_ready(service: Service) -> None:
+        if ready_file is not None:
+            ready_file.touch()
+        say(f"in service: {', '.join(r.id for r in service.replicas)}")
 
     async def serve(interrupts: Interrupts) -> int:
         with suppress(TimeoutError):
@@ -60,14 +71,21 @@ def hold(
                 drain_within_s=drain_s,
                 on_progress=say,
                 on_restart=service.restart,
-                on_ready=lambda: say(f"in service: {', '.join(r.id for r in service.replicas)}"),
+                prove=service.prove,
+                on_ready=lambda: is_ready(service),
             )
         return 0
 
     try:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)  # of an earlier one, that was killed
         return run(serve)
-    except (LaunchFailed, OSError) as error:
+    except (LaunchFailed, Unproven, OSError) as error:
         raise CommandFailed(str(error)) from error
+    finally:
+        if ready_file is not None:
+            with suppress(OSError):
+                ready_file.unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -91,6 +109,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", default="local", help="where it stands")
     parser.add_argument(
         "--drain-s", type=float, default=600.0, help="time for its calls to finish (default: 600)"
+    )
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="F", help="is there while it is in service"
     )
     add_redis_url(parser)
     add_config(parser)

@@ -1,15 +1,19 @@
 """How does a real SGLang come into service here, or one that somebody else runs?"""
 
 import argparse
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from backends.clock import SystemClock
 from backends.embedded import environment, server, steps
 from backends.fleet import EngineKind, Replica
 from backends.launch import LaunchSpec
+from backends.proving import prove
 from backends.registry import replica_id
 from backends.sglang import UnknownModel, launch_command
+from gateway.cli.canary import add_canary, canary_of
 from gateway.cli.data_dir import DataDir
 from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.keys import store_url
@@ -34,7 +38,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     settings = read_settings(options)
     service = _service(options, settings)
-    return hold(lambda: given(service), store_url(settings), drain_s=options.drain_s)
+    return hold(
+        lambda: given(service),
+        store_url(settings),
+        drain_s=options.drain_s,
+        ready_file=options.ready_file,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,18 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tp", type=int, default=1, help="GPUs that it is spread over")
     parser.add_argument("--stream-interval", type=int, default=16, help="tokens per chunk")
     parser.add_argument("--python", default="python3", help="interpreter that has SGLang")
+    parser.add_argument(
+        "--otlp", metavar="HOST:PORT", help="collector (gRPC) that a started one sends spans to"
+    )
     parser.add_argument("--advertise", metavar="URL", help="URL by which gateways reach it")
     parser.add_argument("--served-name", help="the model's name inside an adopted engine")
     parser.add_argument("--hardware", default="mi355x", help="generation of GPU")
     parser.add_argument("--max-running", type=int, help="calls that may run on it at once")
+    add_canary(parser)
     parser.add_argument("--api-key-file", type=Path, help="file that holds the engine's API key")
     add_common(parser)
     return parser
 
 
 def _service(options: argparse.Namespace, settings: Settings) -> Service:
+    proof = _proof(options)
     if options.url is not None:
-        return Service((_replica(options, options.url),))
+        return Service((_replica(options, options.url),), prove=proof)
     port = options.port or free_ports(options.host, 1)
     own_url = f"http://{options.host}:{port}"
     advertise = options.advertise or reached_by(own_url, advertised(options.host))
@@ -80,7 +94,17 @@ def _service(options: argparse.Namespace, settings: Settings) -> Service:
         log_path=logs / f"sglang-{port}.log",
         stop_grace_s=ENGINE_GRACE_S,
     )
-    return Service((_replica(options, advertise),), spec)
+    return Service((_replica(options, advertise),), spec, prove=proof)
+
+
+def _proof(options: argparse.Namespace) -> Callable[[Replica], Awaitable[object]] | None:
+    """Give what a replica must pass; none where a small model stands in for the named one."""
+    if options.embedded and options.canary is None:
+        return None
+    canary = canary_of(options.canary, options.model)
+    if canary is None:
+        return None
+    return functools.partial(prove, canary=canary, clock=SystemClock(), say=say)
 
 
 def _replica(options: argparse.Namespace, url: str) -> Replica:
@@ -121,6 +145,7 @@ def _launch_line(options: argparse.Namespace, port: int) -> tuple[list[str], dic
             stream_interval=options.stream_interval,
             max_running=options.max_running,
             checkpoint=options.checkpoint,
+            otlp=options.otlp,
             python=options.python,
         )
     except UnknownModel as error:

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         store_url(settings),
         drain_s=options.drain_s,
         load_s=options.load_s,
+        ready_file=options.ready_file,
     )
 
 

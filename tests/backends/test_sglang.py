@@ -327,6 +327,13 @@ def test_launch_lines_for_mi355x() -> None:
     assert "--reasoning-parser gpt-oss --tool-call-parser gpt-oss" in oss
 
 
+def test_an_engine_sends_spans_of_what_a_gateway_traces_and_of_nothing_else() -> None:
+    traced = launch_command("gpt-oss-120b", port=1, otlp="collector:4317")
+    assert traced.argv[-3:] == ("--enable-trace", "--otlp-traces-endpoint", "collector:4317")
+    assert traced.env["OTEL_TRACES_SAMPLER"] == "parentbased_always_off"
+    assert "--enable-trace" not in launch_command("gpt-oss-120b", port=1).argv
+
+
 def test_an_unknown_model_is_told_with_the_known_ones() -> None:
     with pytest.raises(UnknownModel, match="llama2-70b, gpt-oss-120b"):
         launch_command("llama3", port=1)

@@ -112,13 +112,30 @@ def test_the_dashboards_are_those_that_the_script_makes() -> None:
     assert {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")} == made
 
 
-def test_every_alert_has_its_section_in_the_runbook() -> None:
+def test_every_alert_has_its_section_in_the_runbook_with_meaning_look_and_action() -> None:
     runbook = (ROOT / "docs/runbook.md").read_text()
     alerts = [rule for rule in rules() if "alert" in rule]
     assert len(alerts) > 8
     for each in alerts:
-        assert f"\n### {each['alert']}\n" in runbook
+        _, found, section = runbook.partition(f"\n### {each['alert']}\n")
+        assert found, each["alert"]
+        section = section.partition("\n#")[0]
+        said = [section.find(f"**{word}**: ") for word in ("Means", "Look", "Do")]
+        assert -1 not in said, each["alert"]
+        assert said == sorted(said), each["alert"]
         assert each["annotations"]["runbook"] == f"docs/runbook.md#{each['alert'].lower()}"
+    sections = set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE))
+    assert sections == {each["alert"] for each in alerts}
+
+
+def test_every_alert_is_tried_where_it_is_to_sound_and_where_it_is_not() -> None:
+    found = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
+    tried = [each for test in found for each in test["alert_rule_test"]]
+    sounds = {each["alertname"] for each in tried if each["exp_alerts"]}
+    assert sounds == {rule["alert"] for rule in rules() if "alert" in rule}
+    # Those of promises are tried on a class that keeps all of its own, in the same test.
+    quiet = {each["alertname"] for each in tried if not each["exp_alerts"]}
+    assert {name for name in sounds - quiet if "Promise" not in name} == set()
 
 
 @needs_promtool

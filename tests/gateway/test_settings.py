@@ -81,11 +81,14 @@ def test_variables_that_are_no_settings_set_nothing(environ: dict[str, str]) -> 
     assert load(None, environ) == Settings()
 
 
-def test_the_store_is_read_from_redis_url_too(write: Write) -> None:
+def test_the_store_is_read_from_redis_url_and_its_file_too(write: Write, tmp_path: Path) -> None:
     path = write("redis_url: redis://file:1\n")
     assert load(path, {}).redis_url == "redis://file:1"
     environ = {"REDIS_URL": "redis://plain:1"}
     assert load(path, environ).redis_url == "redis://plain:1"
+    (tmp_path / "url").write_text("redis://:secret@of-a-file:1\n")
+    environ["REDIS_URL_FILE"] = str(tmp_path / "url")
+    assert load(path, environ).redis_url == "redis://:secret@of-a-file:1"
     environ["SLUICE_REDIS_URL"] = "redis://ours:1"
     assert load(path, environ).redis_url == "redis://ours:1"
 
@@ -147,6 +150,17 @@ def test_nothing_changes_after_reading() -> None:
         settings.limits.connections = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         settings.models["x"] = settings.models  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("text", "why"), [(None, "cannot be read"), (" \n", "is empty")])
+def test_a_file_of_the_store_s_url_that_holds_none_is_told(
+    tmp_path: Path, text: str | None, why: str
+) -> None:
+    path = tmp_path / "url"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=f"REDIS_URL_FILE: {path} {why}"):
+        load(None, {"REDIS_URL_FILE": str(path)})
 
 
 def test_secrets_are_masked_when_shown(write: Write) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import NotFound
 from gateway.isolation import salt_of
 from gateway.settings_serving import Isolation
-from tests.security.tenants import LINE, MODEL, OTHER_MODEL, Caller, Site, filled
+from tests.security.tenants import LINE, MODEL, OTHER_MODEL, VIDEO_MODEL, Caller, Site, filled
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,19 @@ async def test_a_batch_finds_no_file_of_another_tenant(site: Site) -> None:
     assert (await files.find("a", file_id)).tenant == "a"
     with pytest.raises(NotFound):
         await files.find("b", file_id)
+
+
+async def test_an_idempotency_key_of_another_tenant_s_finds_nothing(site: Site) -> None:
+    body = {"model": VIDEO_MODEL, "prompt": "the same words"}
+    ids = []
+    for caller in (site.a, site.a, site.b):
+        status, answer = await caller.ask(
+            "POST", "/v1/videos", json=body, headers={"Idempotency-Key": "one-key"}
+        )
+        assert status == 200, answer
+        ids.append(answer["id"])
+    assert ids[0] == ids[1]
+    assert ids[2] != ids[0]
 
 
 async def test_a_still_has_all_of_it(site: Site) -> None:

@@ -60,6 +60,7 @@ def process(log: Path, *argv: str) -> Iterator[Process]:
     """Run a command; what is left of it at the end is killed."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
     environ.pop("REDIS_URL", None)
+    environ.pop("REDIS_URL_FILE", None)
     with log.open("ab") as output:
         popen = subprocess.Popen(argv, stdout=output, stderr=output, env=environ, cwd=ROOT)
     try:

@@ -26,6 +26,7 @@ def environ() -> dict[str, str]:
     """Give this process's environment without settings of ours."""
     left = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
     left.pop("REDIS_URL", None)
+    left.pop("REDIS_URL_FILE", None)
     return left
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [*os.environ]:
-        if name.startswith("SLUICE_") or name == "REDIS_URL":
+        if name.startswith("SLUICE_") or name in {"REDIS_URL", "REDIS_URL_FILE"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
 

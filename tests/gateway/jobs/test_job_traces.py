@@ -4,11 +4,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from backends.diffusion import DiffusionClient
+from backends.fleet import Replica
+from backends.video_order import VideoOrder
 from gateway.job_traces import JobTraces
 from gateway.telemetry import Sampling
 from tests.waiting import eventually
@@ -73,3 +77,42 @@ async def test_a_workers_span_is_linked_to_the_call_that_made_the_job(
     attributes = dict(span.attributes or {})
     assert attributes["sluice.job.id"] == video["id"]
     assert (attributes["sluice.job.fence"], attributes["sluice.job.ended"]) == (1, "completed")
+
+
+async def test_an_engine_is_told_the_span_of_the_job_that_it_works_for() -> None:
+    heard: list[str | None] = []
+
+    async def create(request: web.Request) -> web.Response:
+        heard.append(request.headers.get("traceparent"))
+        return web.json_response({"id": "v", "status": "queued", "progress": 0})
+
+    app = web.Application()
+    app.router.add_post("/v1/videos", create)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    replica = Replica("one", VIDEO_MODEL, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    order = VideoOrder(
+        prompt="a cat",
+        width=832,
+        height=480,
+        frames=81,
+        fps=16,
+        steps=40,
+        seed=1,
+        guidance_scale=4.0,
+    )
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
+    try:
+        async with aiohttp.ClientSession() as session:
+            client = DiffusionClient(session, replica)
+            await client.create(order)
+            with tracer.start_as_current_span("a job") as span:
+                await client.create(order)
+    finally:
+        await runner.cleanup()
+    context = span.get_span_context()
+    first, second = heard
+    assert first is None
+    assert second is not None
+    assert second.startswith(f"00-{context.trace_id:032x}-{context.span_id:016x}-")

@@ -1,0 +1,59 @@
+"""Do the pages for operators name files, commands and settings that are there?"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.main import SUBJECTS
+from tests.deploy.files import ROOT
+
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING")),
+]
+TOP = ("autoscale", "backends", "bench", "compose", "deploy", "docs", "gateway", "loadtest")
+PATH = re.compile(rf"`((?:{'|'.join((*TOP, 'tests', 'scripts', 'constraints'))})/[\w./*-]*)`")
+
+
+def anchors(page: Path) -> set[str]:
+    """What may stand behind `#`: headings as GitHub writes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def commands(text: str) -> Iterator[str]:
+    """The words behind `sluice` in code spans and blocks."""
+    code = re.findall(r"```.*?```|`[^`]+`", text, re.DOTALL)
+    for each in code:
+        yield from re.findall(r"(?:^|[\s`;|(])(?<!-n )sluice ([a-z]+)\b", each)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_what_is_there(page: Path) -> None:
+    text = page.read_text()
+    for named in PATH.findall(text):
+        found = list(ROOT.glob(named.rstrip("/"))) if "*" in named else [ROOT / named]
+        assert found, named
+        assert all(each.exists() for each in found), named
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http:", "https:")):
+            name, _, anchor = target.partition("#")
+            other = page.parent / name if name else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_commands_and_targets_that_are_there(page: Path) -> None:
+    text = page.read_text()
+    assert set(commands(text)) <= set(SUBJECTS)
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+
+
+def test_the_pages_name_enough_for_these_checks_to_mean_something() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert len(PATH.findall(text)) > 40
+    assert len(set(commands(text))) > 10
