@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from aiodocker.exceptions import DockerError
+from aiodocker.networks import DockerNetwork
 from redis.asyncio import Redis
 
 from autoscale.actuate.hosts import replicas_by_host
@@ -80,9 +81,16 @@ class DockerActuator:
             for _ in range(count):
                 stamp = time.monotonic_ns() % 10**10
                 name = f"{where.project}-{where.service}-sluice-{stamp}"
-                config = _like(pattern, pool, name, self._clock.now())
+                config, further = _like(pattern, pool, name, self._clock.now())
                 container = await self._docker.containers.create(config, name=name)
-                await container.start()
+                try:
+                    for network, endpoint in further.items():
+                        joined = DockerNetwork(self._docker, network)  # type: ignore[no-untyped-call]
+                        await joined.connect({"Container": name, "EndpointConfig": endpoint})
+                    await container.start()
+                except BaseException:
+                    await container.delete(force=True)
+                    raise
 
     async def discard(self, pool: str, names: Sequence[str]) -> None:
         """Kill and remove containers that serve nobody."""
@@ -155,8 +163,14 @@ def _addresses(container: Mapping[str, Any]) -> list[str]:
     return [n["IPAddress"] for n in networks.values() if n.get("IPAddress")]
 
 
-def _like(pattern: Mapping[str, Any], pool: str, name: str, now: float) -> dict[str, Any]:
-    """Describe a container like another one, with its own name and our labels."""
+def _like(
+    pattern: Mapping[str, Any], pool: str, name: str, now: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Describe a container like another one, with its own name and our labels.
+
+    Also gives the endpoints of the networks to connect it to afterwards: engines before Docker 25
+    refuse to make a container with more than one.
+    """
     config = pattern["Config"]
     host = dict(pattern["HostConfig"])
     host.pop("ContainerIDFile", None)
@@ -166,16 +180,21 @@ def _like(pattern: Mapping[str, Any], pool: str, name: str, now: float) -> dict[
         network: {"Aliases": [a for a in each.get("Aliases") or () if "." not in a][:1]}
         for network, each in networks.items()
     }
+    first = host.get("NetworkMode")
+    if first not in endpoints:
+        first = next(iter(endpoints), None)
+    further = {network: each for network, each in endpoints.items() if network != first}
     labels = {**(config.get("Labels") or {}), POOL_LABEL: pool, UNIT_LABEL: name}
     labels[ASKED_LABEL] = f"{now:.3f}"
     labels.pop("com.docker.compose.container-number", None)
     kept = ("Image", "Cmd", "Entrypoint", "Env", "WorkingDir", "User", "Healthcheck", "StopSignal")
-    return {
+    made = {
         **{key: config[key] for key in kept if config.get(key) is not None},
         "Labels": labels,
         "HostConfig": host,
-        "NetworkingConfig": {"EndpointsConfig": endpoints},
+        "NetworkingConfig": {"EndpointsConfig": {first: endpoints[first]} if first else {}},
     }
+    return made, further
 
 
 def created_at(text: str) -> float:

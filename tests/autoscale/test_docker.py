@@ -1,9 +1,11 @@
 """The Docker actuator against an emulation of the few calls of aiodocker that it makes."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
+from aiodocker.exceptions import DockerError
 from redis.asyncio import Redis
 
 from autoscale.actuate.docker import DockerActuator, DockerPool
@@ -45,8 +47,17 @@ class Container:
     async def show(self) -> dict[str, Any]:
         return {
             "Config": self.config,
-            "HostConfig": {"PortBindings": {"30000/tcp": [{"HostPort": "30000"}]}, "Devices": []},
-            "NetworkSettings": {"Networks": {"net": {"Aliases": ["replica", "abc.def"]}}},
+            "HostConfig": {
+                "PortBindings": {"30000/tcp": [{"HostPort": "30000"}]},
+                "Devices": [],
+                "NetworkMode": "net",
+            },
+            "NetworkSettings": {
+                "Networks": {
+                    "store": {"Aliases": ["replica"]},
+                    "net": {"Aliases": ["replica", "abc.def"]},
+                }
+            },
         }
 
 
@@ -57,9 +68,20 @@ class Engine:
         self.held: dict[str, Container] = {}
         self.number = 0
         self.made: list[dict[str, Any]] = []
+        self.joined: list[tuple[str, dict[str, Any]]] = []
+        self.joins = True
         self.containers = self
 
+    async def _query_json(self, path: str, method: str, data: bytes) -> None:
+        """`POST /networks/NAME/connect`, as aiodocker sends it."""
+        if not self.joins:
+            raise DockerError(404, "no such network")
+        assert method == "POST"
+        self.joined.append((path, json.loads(data)))
+
     async def create(self, config: dict[str, Any], name: str) -> Container:
+        if len(config.get("NetworkingConfig", {}).get("EndpointsConfig", {})) > 1:
+            raise DockerError(400, "only one network may be named here")  # before Docker 25
         self.number += 1
         self.made.append(config)
         self.held[name] = Container(self, name, config)
@@ -87,7 +109,10 @@ async def test_containers_are_made_like_the_services_own_and_leave_drained(redis
     assert made["Image"] == "sluice"
     assert made["Labels"]["sluice.pool"] == "m"
     assert made["HostConfig"]["PortBindings"] == {}  # one port of the host serves one container
+    assert made["NetworkingConfig"]["EndpointsConfig"] == {"net": {"Aliases": ["replica"]}}
     new = next(name for name in engine.held if name != "p-replica-1")
+    told = {"Container": new, "EndpointConfig": {"Aliases": ["replica"]}}
+    assert engine.joined == [("networks/store/connect", told)]
     async with leased(redis, [Replica("r", "m", "http://10.0.0.2:30000")]):
         units = {u.name: u for u in await actuator.units("m")}
         assert (units[new].state, units[new].replicas) == (UnitState.SERVING, ("r",))
@@ -100,6 +125,17 @@ async def test_containers_are_made_like_the_services_own_and_leave_drained(redis
                 await asyncio.sleep(0.01)
     assert container.calls == ["stop 7", "delete"]
     await actuator.close()
+
+
+async def test_a_container_that_cannot_join_its_networks_is_not_left_behind(redis: Redis) -> None:
+    engine = Engine()
+    await engine.create({"Image": "sluice", "Labels": dict(LABELS)}, "p-replica-1")
+    pools = {"m": DockerPool("p", "replica")}
+    actuator = DockerActuator(engine, redis, pools, clock=SystemClock())
+    engine.joins = False
+    with pytest.raises(ActuationFailed, match="no such network"):
+        await actuator.start("m", 1)
+    assert [*engine.held] == ["p-replica-1"]
 
 
 async def test_without_a_pattern_nothing_is_started(redis: Redis) -> None:
