@@ -16,6 +16,7 @@ from gateway.wire.dialects import (
     AnthropicDialect,
     EmbeddingsDialect,
     VerbatimDialect,
+    anthropic_refusal,
 )
 from gateway.wire.openai import EmbeddingsRequest, ModelOnly, decode
 
@@ -73,7 +74,7 @@ def passthrough_router() -> APIRouter:
         _add(router, path, Surface(reader(path, operation, openai)), described(ModelOnly))
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         read = reader(path, Operation.CHAT, AnthropicDialect)
-        surface = Surface(read, AnthropicDialect().refusal)
+        surface = Surface(read, anthropic_refusal, id_header=b"request-id")
         streams = path == "/v1/messages"
         extra = described(ModelOnly, streams=streams, errors="AnthropicErrorResponse")
         _add(router, path, surface, extra)

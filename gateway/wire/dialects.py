@@ -22,6 +22,11 @@ def openai_refusal(error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
     return orjson.dumps(envelope(error)), headers(error)
 
 
+def anthropic_refusal(error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
+    """Give an error in Anthropic's envelope."""
+    return orjson.dumps(_anthropic_envelope(error)), headers(error)
+
+
 def read_document(body: bytes) -> dict[str, Any]:
     """Decode an engine's unary answer; raises EngineSaidNo where it is none, or an abort."""
     try:
@@ -124,7 +129,7 @@ class AnthropicDialect(VerbatimDialect):
 
     def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
         """Give an error in Anthropic's envelope."""
-        return orjson.dumps(_anthropic_envelope(error)), headers(error)
+        return anthropic_refusal(error)
 
 
 _ANTHROPIC_TYPES = {
@@ -141,7 +146,10 @@ _ANTHROPIC_TYPES = {
 
 def _anthropic_envelope(error: GatewayError) -> dict[str, Any]:
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+    message = error.message
+    if error.param is not None and error.param not in message:  # there is no other place for it
+        message = f"{error.param}: {message}"
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def _anthropic_error_frame(error: GatewayError) -> bytes:

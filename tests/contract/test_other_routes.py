@@ -81,6 +81,25 @@ async def test_a_refused_message_has_anthropics_envelope(
     answer = await site.post("/v1/messages", body)
     assert answer.status == status, answer.body
     assert answer.error["type"] == kind
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+async def test_anthropics_paths_have_its_envelope_whatever_is_wrong(site: Site) -> None:
+    for path, kind in (("/v1/messages", "api_error"), ("/v1/messages/batches", "not_found_error")):
+        answer = await site.get(path)
+        assert answer.document["type"] == "error"
+        assert answer.error["type"] == kind
+
+
+async def test_anthropics_clients_list_models_in_their_shape(site: Site) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    listed = (await site.get("/v1/models", headers)).document
+    (card,) = listed["data"]
+    assert listed["first_id"] == listed["last_id"] == card["id"] == site.model
+    assert listed["has_more"] is False
+    assert card["type"] == "model"
+    assert card["created_at"].endswith("Z")
+    assert (await site.get(f"/v1/models/{site.model}", headers)).document == card
 
 
 async def test_a_client_chosen_rid_never_names_the_call(site: Site) -> None:

@@ -1,5 +1,6 @@
 """Bodies that nobody should send: refused in OpenAI's envelope with the field, and no harm done."""
 
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator
@@ -188,6 +189,28 @@ async def test_the_content_type_decides(
     assert answer.status == status
     if status == 415:
         assert answer.error["code"] == "unsupported_media_type"
+
+
+async def test_a_compressed_body_is_415_and_a_plain_one_may_say_so(
+    small_gateway: RunningGateway,
+) -> None:
+    packed = gzip.compress(orjson.dumps(HELLO))
+    for coding in ("gzip", "zstd", "gzip, br"):
+        answer = await post(small_gateway, CHAT, packed, **{"content-encoding": coding})
+        assert answer.status == 415
+        assert "Content-Encoding" in answer.error["message"]
+    plain = orjson.dumps(HELLO)
+    answer = await post(small_gateway, CHAT, plain, **{"content-encoding": "Identity"})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"", "empty"), (b"\xef\xbb\xbf{}", "byte order mark"), (b"{", "truncated")]
+)
+async def test_what_is_wrong_with_the_json_is_said(
+    small_gateway: RunningGateway, body: bytes, why: str
+) -> None:
+    assert why in (await post(small_gateway, CHAT, body)).error["message"]
 
 
 async def test_a_multipart_body_to_a_json_route_is_drained_and_the_connection_lives(
