@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.call import Usage
 from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope, headers
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
-from gateway.wire.mend import document_edit, embeddings_edit, stream_edit
+from gateway.wire.mend import document_edit, embeddings_edit, generation_edit, stream_edit
 from gateway.wire.sse import OpenAIStream, VerbatimStream
 from gateway.wire.usage import usage_of
 
@@ -66,7 +66,8 @@ class OpenAIDialect(Struct, frozen=True, gc=False):
         document = read_document(body)
         reasons = tuple([str(c.get("finish_reason")) for c in document.get("choices") or ()])
         usage = usage_of(document.get("usage"))
-        if self.shown_model is None and self.tier is None and "metadata" not in document:
+        is_ours = self.shown_model is not None or self.tier is not None or "metadata" in document
+        if not generation_edit(document) and not is_ours:
             return body, usage, reasons  # there is nothing to mend
         document_edit(document, model=self.shown_model, tier=self.tier)
         return orjson.dumps(document), usage, reasons
