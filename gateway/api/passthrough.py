@@ -10,13 +10,12 @@ from gateway.api.calls import CallAnswer
 from gateway.api.document import described
 from gateway.api.drafts import Asker, Draft, Read, Surface
 from gateway.call import Operation
+from gateway.wire.anthropic import AnthropicDialect, anthropic_refusal
 from gateway.wire.body import Body
 from gateway.wire.dialect import Dialect
 from gateway.wire.dialects import (
-    AnthropicDialect,
     EmbeddingsDialect,
     VerbatimDialect,
-    anthropic_refusal,
 )
 from gateway.wire.openai import EmbeddingsRequest, ModelOnly, decode
 

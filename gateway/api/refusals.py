@@ -20,7 +20,8 @@ from gateway.errors import (
     UnknownUrl,
 )
 from gateway.protocol import new_request_id
-from gateway.wire.dialects import anthropic_refusal, openai_refusal
+from gateway.wire.anthropic import anthropic_refusal
+from gateway.wire.dialects import openai_refusal
 
 _log = structlog.get_logger("api")
 

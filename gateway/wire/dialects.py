@@ -1,4 +1,4 @@
-"""The wordings of answers that need no state: OpenAI's, Anthropic's, and none at all."""
+"""The wordings of answers that need no state: OpenAI's, and none at all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +20,6 @@ Answer = tuple[bytes, Usage | None, tuple[str, ...]]
 def openai_refusal(error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
     """Give an error in OpenAI's envelope."""
     return orjson.dumps(envelope(error)), headers(error)
-
-
-def anthropic_refusal(error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
-    """Give an error in Anthropic's envelope."""
-    return orjson.dumps(_anthropic_envelope(error)), headers(error)
 
 
 def read_document(body: bytes) -> dict[str, Any]:
@@ -117,41 +112,3 @@ class VerbatimDialect:
     def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
         """Give an error in OpenAI's envelope."""
         return openai_refusal(error)
-
-
-class AnthropicDialect(VerbatimDialect):
-    """`/v1/messages`: the engine's bytes, errors in Anthropic's envelope."""
-
-    __slots__ = ()
-
-    def editor(self) -> StreamEditor:
-        """Make an editor for one stream."""
-        return VerbatimStream(_anthropic_error_frame)
-
-    def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
-        """Give an error in Anthropic's envelope."""
-        return anthropic_refusal(error)
-
-
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-def _anthropic_envelope(error: GatewayError) -> dict[str, Any]:
-    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
-    message = error.message
-    if error.param is not None and error.param not in message:  # there is no other place for it
-        message = f"{error.param}: {message}"
-    return {"type": "error", "error": {"type": kind, "message": message}}
-
-
-def _anthropic_error_frame(error: GatewayError) -> bytes:
-    return b"event: error\ndata: " + orjson.dumps(_anthropic_envelope(error)) + b"\n\n"

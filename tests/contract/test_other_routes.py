@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract.site import Site
 
+TOO_LONG = {"max_tokens": 8, "messages": [{"role": "user", "content": "word " * 10_000}]}
 ANTHROPIC = {"max_tokens": 8, "messages": [{"role": "user", "content": "Hello there"}]}
 
 
@@ -68,6 +69,7 @@ async def test_a_messages_tokens_are_counted(site: Site) -> None:
         (b"{", 400, "invalid_request_error"),
         ({"model": "SELF", "max_tokens": 8, "messages": "hi"}, 400, "invalid_request_error"),
         ({"model": "SELF", "messages": []}, 400, "invalid_request_error"),
+        ({"model": "SELF", **TOO_LONG}, 400, "invalid_request_error"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

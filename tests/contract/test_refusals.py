@@ -9,6 +9,7 @@ from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+MESSAGES = "/v1/messages"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -117,6 +118,10 @@ async def test_a_full_queue_is_503_with_retry_after(site: Site) -> None:
             answer = await site.post(CHAT, site.chat(stream=stream))
             assert answer.status == 503
             assert answer.error["code"] == "server_is_overloaded"
+            assert 1 <= int(answer.headers["retry-after"]) <= 120
+            answer = await site.post(MESSAGES, site.chat(stream=stream))
+            assert answer.status == 503
+            assert answer.error["type"] == "overloaded_error"
             assert 1 <= int(answer.headers["retry-after"]) <= 120
     finally:
         for task in busy:
