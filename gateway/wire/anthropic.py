@@ -1,18 +1,25 @@
-"""How are Anthropic's messages worded: the engine's bytes, and errors in Anthropic's envelope?"""
+"""How are Anthropic's messages worded: the engine's bytes, and errors in Anthropic's envelope?
+
+Bodies go on as they are, too, but for tools that the model has to use.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import orjson
+from msgspec import Raw
 
 from backends.sglang import error_of
 from gateway.errors import GatewayError, headers
+from gateway.wire.body import UNREADABLE, Body, fields_of
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
 from gateway.wire.dialects import VerbatimDialect
 from gateway.wire.errors import translate
 from gateway.wire.sse import Frames, VerbatimStream, data_of, split
 from gateway.wire.usage import usage_of
 
+NULL = Raw(b"null")
 _GREETINGS = ("message_start", "ping")
 # In what else a stream carries after its greeting there is nothing to learn.
 _MARKS = (b"event: error", b'{"type":"error"', b'"usage"', b"message_stop", b"[DONE]")
@@ -21,6 +28,29 @@ _MARKS = (b"event: error", b'{"type":"error"', b'"usage"', b"message_stop", b"[D
 def anthropic_refusal(error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
     """Give an error in Anthropic's envelope."""
     return orjson.dumps(_envelope(error)), headers(error)
+
+
+def with_strict_tools(body: Body) -> Body:
+    """Ask for a forced tool's arguments in its schema, unless the caller said something of that.
+
+    Without it SGLang constrains only the tool's name, and `input` may be no object at all.
+    """
+    if b'"tool_choice"' not in body.raw:
+        return body
+    try:
+        fields = fields_of(body.raw)
+        choice = msgspec.json.decode(fields.get("tool_choice", NULL))
+        tools = msgspec.json.decode(fields.get("tools", NULL))
+    except UNREADABLE:
+        return body  # the engine's to refuse
+    is_forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
+    if not is_forced or not isinstance(tools, list):
+        return body
+    for tool in tools:
+        if isinstance(tool, dict) and "input_schema" in tool:
+            tool.setdefault("strict", True)
+    fields["tools"] = Raw(msgspec.json.encode(tools))
+    return Body(msgspec.json.encode(fields), body.ours)
 
 
 class AnthropicDialect(VerbatimDialect):

@@ -56,6 +56,24 @@ async def test_a_message_is_streamed_as_named_events(site: Site) -> None:
     assert "content_block_delta" in names
 
 
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "pick"}])
+async def test_a_forced_tool_of_a_message_has_input_of_its_schema(
+    site: Site, choice: dict[str, str]
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"type": "string", "enum": ["red", "blue"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    }
+    tools = [{"name": "pick", "input_schema": schema}]
+    asked = {**ANTHROPIC, "max_tokens": 100, "tools": tools, "tool_choice": choice}
+    document = (await site.post("/v1/messages", {"model": site.model, **asked})).document
+    calls = [block for block in document["content"] if block["type"] == "tool_use"]
+    assert calls, document
+    assert all(call["input"]["colour"] in ("red", "blue") for call in calls)
+
+
 async def test_a_messages_tokens_are_counted(site: Site) -> None:
     answer = await site.post("/v1/messages/count_tokens", {"model": site.model, **ANTHROPIC})
     assert answer.document["input_tokens"] > 0

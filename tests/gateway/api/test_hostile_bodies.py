@@ -213,6 +213,17 @@ async def test_what_is_wrong_with_the_json_is_said(
     assert why in (await post(small_gateway, CHAT, body)).error["message"]
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"\\ud83d", b"[" * 3000 + b"]" * 3000])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/rerank", "/v1/embeddings"])
+async def test_media_in_what_cannot_be_read_are_no_fault_of_ours(
+    small_gateway: RunningGateway, path: str, text: bytes
+) -> None:
+    value = text if text.startswith(b"[") else b'"%b"' % text
+    body = b'{"model": "%b", "messages": [%b, {"image": "x"}], "input": %b, "query": %b}'
+    answer = await post(small_gateway, path, body % (SERVED.encode(), value, value, value))
+    assert answer.status == 400, answer.body
+
+
 async def test_a_multipart_body_to_a_json_route_is_drained_and_the_connection_lives(
     small_gateway: RunningGateway,
 ) -> None:

@@ -4,7 +4,8 @@ import orjson
 import pytest
 
 from gateway.errors import EngineBusy, EngineFailed, GatewayError, InvalidRequest, ModelNotFound
-from gateway.wire.anthropic import AnthropicStream, anthropic_refusal
+from gateway.wire.anthropic import AnthropicStream, anthropic_refusal, with_strict_tools
+from gateway.wire.body import Body
 from gateway.wire.dialect import EngineSaidNo
 
 
@@ -74,3 +75,38 @@ def test_anthropics_envelope_names_the_field_in_its_text() -> None:
 def test_a_field_that_the_text_names_is_not_told_twice() -> None:
     body, _ = anthropic_refusal(ModelNotFound("m"))
     assert orjson.loads(body)["error"]["message"].startswith("The model 'm'")
+
+
+def tool(**more: object) -> dict[str, object]:
+    return {"name": "f", "input_schema": {"type": "object"}, **more}
+
+
+@pytest.mark.parametrize(
+    ("choice", "given", "heard"),
+    [
+        ({"type": "any"}, [tool()], [tool(strict=True)]),
+        ({"type": "tool", "name": "f"}, [tool()], [tool(strict=True)]),
+        ({"type": "any"}, [tool(strict=False)], [tool(strict=False)]),
+        ({"type": "any"}, [{"type": "bash_20250124"}, 3], [{"type": "bash_20250124"}, 3]),
+        ({"type": "auto"}, [tool()], [tool()]),
+        ("any", [tool()], [tool()]),
+        ({"type": "any"}, "tools", "tools"),
+    ],
+)
+def test_a_forced_tool_is_strict(choice: object, given: object, heard: object) -> None:
+    asked = {"model": "m", "tool_choice": choice, "tools": given, "messages": [1.0]}
+    body = with_strict_tools(Body(orjson.dumps(asked), {"cache_salt": "s"}))
+    assert orjson.loads(body.encode()) == {**asked, "tools": heard, "cache_salt": "s"}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{ "model": "m", "tools": [] }',
+        b'{"tool_choice":{"type":"any"},"tools":["\xff"]}',
+        b'{"tool_choice":{"type":"any"},"tools":["\\ud83d"]}',
+    ],
+)
+def test_a_body_in_which_there_is_nothing_to_do_stays_as_it_was(raw: bytes) -> None:
+    body = Body(raw)
+    assert with_strict_tools(body) is body
