@@ -39,6 +39,18 @@ _PATH = re.compile(
     r"|(?<!\w)[A-Za-z]:\\[^\s'\"]+"
 )
 _ADDRESS = re.compile(r"\b(?:https?|tcp|ipc|unix|redis)://[^\s'\",)]+")
+# Anthropic's envelope has no status inside, and a stream's event has none around it.
+_ANTHROPIC = MappingProxyType(
+    {
+        "invalid_request_error": 400,
+        "authentication_error": 401,
+        "permission_error": 403,
+        "not_found_error": 404,
+        "request_too_large": 413,
+        "rate_limit_error": 429,
+        "overloaded_error": 503,
+    }
+)
 # Paths of the API itself may be named.
 _OURS = re.compile(r"^/(?:v1/|generate\b|health\b)")
 
@@ -126,9 +138,12 @@ def _parse(body: bytes) -> _Found:
         return _detail(error["detail"])
     message = error.get("message")
     param = error.get("param")
+    code = _code(error.get("code"))
+    if code is None and given.get("type") == "error":
+        code = _ANTHROPIC.get(str(error.get("type")))
     return _Found(
         message if isinstance(message, str) else "",
-        _code(error.get("code")),
+        code,
         param if isinstance(param, str) else None,
     )
 

@@ -16,7 +16,7 @@ import msgspec
 from gateway.errors import InvalidRequest
 from gateway.fetch import fetch_image
 from gateway.settings_jobs import FetchSettings
-from gateway.wire.body import Body, fields_of
+from gateway.wire.body import UNREADABLE, Body, fields_of
 
 # Where the APIs that we serve, and the engines behind them, look for media.
 _FIELDS = ("messages", "input", "query", "documents", "items", "system")
@@ -56,8 +56,11 @@ async def settled(body: Body, how: FetchSettings) -> Body:
     """
     if how.urls == "pass" or not _names_media(body.raw):
         return body
-    fields = fields_of(body.raw)
-    decoded = {name: msgspec.json.decode(fields[name]) for name in _FIELDS if name in fields}
+    try:
+        fields = fields_of(body.raw)
+        decoded = {name: msgspec.json.decode(fields[name]) for name in _FIELDS if name in fields}
+    except UNREADABLE:  # only what nobody has looked at so far
+        raise InvalidRequest("The body is not valid JSON.", code="invalid_json") from None
     places = [p for p in _places(decoded) if not p.url.startswith("data:")]
     if not places:
         return body

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from msgspec import Struct
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
@@ -30,6 +31,8 @@ from gateway.ids import new_id
 from gateway.sink import Flow, Header
 
 EXTENSION = "sluice.turn"
+CONNECT = b"CONNECT"
+UPGRADING = frozenset({b"upgrade", b"http2-settings"})
 
 
 def new_request_id() -> str:
@@ -58,6 +61,7 @@ class GatewayProtocol(HttpToolsProtocol):
     _reads_head = False
     _is_refused = False  # what still comes is not read
     _answering: RequestResponseCycle | None = None
+    _asks_to_upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Asyncio: a caller has connected."""
@@ -91,7 +95,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Asyncio: bytes have come; anything may be in them."""
         if not self._is_refused and not self.transport.is_closing():
-            super().data_received(data)
+            self._parse(data)
             if self._reads_head and self._head_timer is None and not self._is_refused:
                 self._await_head()  # only a head in pieces costs a timer
 
@@ -122,7 +126,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._stop_timer()
         if self._is_refused or self.transport.is_closing():
             return
-        super().on_headers_complete()
+        self._asks_to_upgrade = self.parser.should_upgrade() and self.parser.get_method() != CONNECT
+        if not self._asks_to_upgrade:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Httptools: a piece of the body."""
@@ -132,7 +138,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Httptools: the request is complete."""
         self._stop_draining()
-        if self._has_request and not self._is_refused:
+        if self._has_request and not self._is_refused and not self._asks_to_upgrade:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -183,6 +189,38 @@ class GatewayProtocol(HttpToolsProtocol):
         lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
         self.transport.write(f"HTTP/1.1 {error.status} Error\r\n{lines}\r\n".encode() + body)
         self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        while data and not self._is_refused:
+            try:
+                self.parser.feed_data(data)
+                break
+            except HttpParserUpgrade as asked:
+                if not self._asks_to_upgrade:
+                    break
+                data = self._head_without_upgrade() + data[asked.args[0] :]
+                self.parser = HttpRequestParser(self)
+            except HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                break
+
+    def _head_without_upgrade(self) -> bytes:
+        """Give the head that was just read as if it had not asked for another protocol.
+
+        A server may go on like that, but llhttp takes what follows such a head, the body too, for
+        the other protocol. Java's HTTP client asks for h2c with each first request on a connection
+        that is not encrypted.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.lower().split(b",")]
+                lines.append(b"connection: " + b", ".join(t for t in tokens if t not in UPGRADING))
+            elif name not in UPGRADING:
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     @property
     def _has_request(self) -> bool:
@@ -240,16 +278,19 @@ class DirectSink:
     uvicorn's `send` is passed by: it writes the head by itself, which is a system call more per
     answer (in Python both cost the same). What it keeps of an answer is kept here, too, so that
     keep-alive, pipelining and its own checks go on.
-    A caller of HTTP/1.0, which has no chunks, gets them plain.
+    A caller of HTTP/1.0, which has no chunks, gets them plain. `more` headers go with any answer.
     """
 
-    def __init__(self, turn: Turn, request_id: str, began: float) -> None:
+    def __init__(
+        self, turn: Turn, request_id: str, began: float, more: Sequence[Header] = ()
+    ) -> None:
         self.started = False
         self._connection = turn.connection
         self._cycle = turn.cycle
         self._transport = turn.connection.transport
         self._request_id = request_id
         self._began = began
+        self._more = more
         self._is_chunked = False
         self._head = b""  # goes with the first piece, in one system call
 
@@ -259,7 +300,7 @@ class DirectSink:
         cycle = self._cycle
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        lines = [b"%b: %b" % pair for pair in (*cycle.default_headers, *headers)]
+        lines = [b"%b: %b" % pair for pair in (*cycle.default_headers, *headers, *self._more)]
         took_ms = (self._connection.loop.time() - self._began) * 1e3
         lines.append(b"x-request-id: %b" % self._request_id.encode())
         lines.append(b"openai-processing-ms: %d" % took_ms)

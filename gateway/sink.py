@@ -45,11 +45,15 @@ class Sink(Protocol):
 
 
 class AsgiSink:
-    """Any ASGI server: pieces gather while a `send` is under way and then go out as one."""
+    """Any ASGI server: pieces gather while a `send` is under way and then go out as one.
 
-    def __init__(self, send: Send) -> None:
+    `more` headers go with any answer.
+    """
+
+    def __init__(self, send: Send, more: Sequence[Header] = ()) -> None:
         self.started = False
         self._send = send
+        self._more = more
         self._flow: Flow | None = None
         self._pieces: list[bytes] = []
         self._held_bytes = 0
@@ -59,7 +63,8 @@ class AsgiSink:
     async def start(self, status: int, headers: Sequence[Header]) -> None:
         """Send status and headers."""
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers]})
+        told = [*headers, *self._more]
+        await self._send({"type": "http.response.start", "status": status, "headers": told})
 
     def feed_from(self, flow: Flow | None) -> None:
         """Name the source to hold back; None lets it go."""

@@ -44,6 +44,8 @@ def _slowly(raw: bytes) -> object:
         raise Invalid(
             "json_invalid", (error.pos,), "JSON decode error", {}, ctx={"error": error.msg}
         ) from None
+    except (ValueError, RecursionError):  # an integer of more digits than Python reads
+        raise Refusal("There was an error parsing the body") from None
 
 
 def integer(body: Body, name: str) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import SecretStr
 from redis import RedisError
 from starlette.datastructures import Headers
@@ -72,7 +72,7 @@ def admin_app(
     install(app)
 
     @app.exception_handler(RedisError)
-    async def store_away(_: Request, error: Exception) -> JSONResponse:
+    async def store_away(_: Request, error: Exception) -> Response:
         _log.warning("store_away", error=type(error).__name__)
         return answer(Unavailable("The store does not answer. Try again.", retry_after_s=5.0))
 

@@ -32,9 +32,11 @@ class CallRoute:
         """ASGI: serve the call."""
         services = self._services
         turn: Turn | None = (scope.get("extensions") or {}).get(EXTENSION)
-        sink: Sink = AsgiSink(send)
+        named = self._surface.id_header
+        more = () if named is None else ((named, scope["sluice.id"].encode()),)
+        sink: Sink = AsgiSink(send, more)
         if turn is not None:
-            sink = DirectSink(turn, scope["sluice.id"], scope["sluice.began"])
+            sink = DirectSink(turn, scope["sluice.id"], scope["sluice.began"], more)
         services.lifecycle.in_flight += 1
         try:
             await self._serve(scope, receive, sink, turn)

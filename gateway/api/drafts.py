@@ -61,10 +61,14 @@ Refuse = Callable[[GatewayError], tuple[bytes, Mapping[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """One route's own part: reading a body, wording a refusal."""
+    """One route's own part: reading a body, wording a refusal.
+
+    `id_header`: what clients of this API read the request's id from, besides `x-request-id`.
+    """
 
     read: Read
     refuse: Refuse = openai_refusal
+    id_header: bytes | None = None
 
 
 async def guarded(settings: Settings, principal: Principal, draft: Draft) -> Draft:

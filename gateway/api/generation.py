@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,13 +13,13 @@ from gateway.api.drafts import Asker, Draft, Surface
 from gateway.call import Operation
 from gateway.errors import InvalidRequest
 from gateway.wire.body import Body, fields_of
+from gateway.wire.chat import Offer, offer_of, refuse_unserved
 from gateway.wire.dialect import Dialect
 from gateway.wire.dialects import OpenAIDialect
 from gateway.wire.openai import (
     ChatRequest,
     CompletionRequest,
     Generation,
-    ToolChoice,
     decode,
 )
 
@@ -47,13 +46,8 @@ async def create_completion(request: Request) -> Response:
 async def read_chat(raw: bytes, asker: Asker) -> Draft:
     """Read the body of a chat completion."""
     request = decode(raw, ChatRequest)
-    if request.audio or "audio" in (request.modalities or ()):
-        raise InvalidRequest("Audio is not supported by this server.", param="modalities")
-    if request.web_search_options:
-        raise InvalidRequest(
-            "Web search is not supported by this server.", param="web_search_options"
-        )
-    is_forced = request.tool_choice == "required" or isinstance(request.tool_choice, ToolChoice)
+    refuse_unserved(request)
+    offer = offer_of(request) if request.tools or request.tool_choice else None
     return _draft(
         raw,
         request,
@@ -61,7 +55,7 @@ async def read_chat(raw: bytes, asker: Asker) -> Draft:
         operation=Operation.CHAT,
         path=CHAT_PATH,
         tools=bool(request.tools),
-        strict_tools=is_forced and bool(request.tools),
+        offer=offer,
     )
 
 
@@ -85,7 +79,7 @@ def _draft(
     operation: Operation,
     path: str,
     tools: bool = False,
-    strict_tools: bool = False,
+    offer: Offer | None = None,
 ) -> Draft:
     options = request.stream_options
     wants_usage = bool(options and options.include_usage)
@@ -100,7 +94,7 @@ def _draft(
         operation=operation,
         path=path,
         model=request.model,
-        body=_engine_body(raw, request, strict_tools=strict_tools),
+        body=_engine_body(raw, request, None if offer is None or offer.is_plain else offer),
         dialect=dialect,
         stream=bool(request.stream),
         tier=request.service_tier,
@@ -108,7 +102,7 @@ def _draft(
     )
 
 
-def _engine_body(raw: bytes, request: Generation, *, strict_tools: bool) -> Body:
+def _engine_body(raw: bytes, request: Generation, offer: Offer | None) -> Body:
     """Give the caller's bytes with our fields in front; rebuilt only where one of them is there.
 
     Usage is always asked for: receipts and promises are counted from it.
@@ -121,25 +115,12 @@ def _engine_body(raw: bytes, request: Generation, *, strict_tools: bool) -> Body
         ours["stream_options"] = {"include_usage": True}
         if request.stream_options and request.stream_options.continuous_usage_stats:
             ours["stream_options"]["continuous_usage_stats"] = True
-    if not drop and not strict_tools:
+    if not drop and offer is None:
         return Body(raw, ours)
     fields = {k: v for k, v in fields_of(raw).items() if k not in drop}
-    if strict_tools:
-        fields["tools"] = _strict(fields["tools"])
+    if offer is not None:
+        fields = offer.told(fields)
     return Body(msgspec.json.encode(fields), ours)
-
-
-def _strict(tools: Raw) -> Raw:
-    """Ask for arguments that keep to a forced tool's schema.
-
-    Without it SGLang constrains only the tool's name, and arguments may be anything.
-    """
-    found = msgspec.json.decode(tools, type=list[dict[str, Any]])
-    for tool in found:
-        function = tool.get("function")
-        if isinstance(function, dict) and function.get("strict") is None:
-            function["strict"] = True
-    return Raw(msgspec.json.encode(found))
 
 
 def _attributes(request: Generation) -> dict[str, str | int | float | bool]:

@@ -43,6 +43,9 @@ def _check_head(headers: Mapping[str, str], most_bytes: int) -> None:
         kind = (kind or "application/json").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise UnsupportedMediaType("The content type must be application/json.")
+    coding = headers.get("content-encoding")
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Compressed bodies are not read: leave Content-Encoding out.")
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > most_bytes:
         raise _too_large(most_bytes)

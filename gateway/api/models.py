@@ -1,5 +1,9 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: what may this key use?"""
+"""`GET /v1/models` and `GET /v1/models/{id}`: what may this key use?
 
+Anthropic's clients, which send `anthropic-version`, ask the same paths for another shape.
+"""
+
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -18,7 +22,14 @@ async def list_models(request: Request) -> dict[str, Any]:
     services: Services = request.app.state.services
     principal = await identify(services, request.headers)
     names = [m for m in services.models() if principal.may_use_model(m)]
-    return {"object": "list", "data": [_card(services, name) for name in names]}
+    if not _is_anthropic(request):
+        return {"object": "list", "data": [_card(services, name) for name in names]}
+    return {
+        "data": [_anthropic_card(services, name) for name in names],
+        "has_more": False,
+        "first_id": names[0] if names else None,
+        "last_id": names[-1] if names else None,
+    }
 
 
 @router.get("/v1/models/{model:path}")
@@ -30,7 +41,21 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
         raise UnknownUrl(request.method, request.url.path)
     if model not in services.models() or not principal.may_use_model(model):
         raise ModelNotFound(model)
-    return _card(services, model)
+    return (_anthropic_card if _is_anthropic(request) else _card)(services, model)
+
+
+def _is_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
+
+
+def _anthropic_card(services: Services, name: str) -> dict[str, Any]:
+    created = datetime.fromtimestamp(int(services.lifecycle.started_at), UTC)
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": created.isoformat().replace("+00:00", "Z"),
+    }
 
 
 def _card(services: Services, name: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from gateway.api.calls import CallAnswer
 from gateway.api.document import described
 from gateway.api.drafts import Asker, Draft, Read, Surface
 from gateway.call import Operation
+from gateway.wire.anthropic import AnthropicDialect, anthropic_refusal, with_strict_tools
 from gateway.wire.body import Body
 from gateway.wire.dialect import Dialect
 from gateway.wire.dialects import (
-    AnthropicDialect,
     EmbeddingsDialect,
     VerbatimDialect,
 )
@@ -46,8 +46,16 @@ async def read_embeddings(raw: bytes, _: Asker) -> Draft:
     )
 
 
-def reader(path: str, operation: Operation, dialect: Callable[[], Dialect]) -> Read:
-    """Give the reading of a route of which only the model and the stream flag are looked at."""
+def reader(
+    path: str,
+    operation: Operation,
+    dialect: Callable[[], Dialect],
+    shape: Callable[[Body], Body] = lambda body: body,
+) -> Read:
+    """Give the reading of a route of which only the model and the stream flag are looked at.
+
+    `shape` makes the engine's body of the caller's.
+    """
 
     async def read(raw: bytes, asker: Asker) -> Draft:
         request = decode(raw, ModelOnly)
@@ -55,7 +63,7 @@ def reader(path: str, operation: Operation, dialect: Callable[[], Dialect]) -> R
             operation=operation,
             path=path,
             model=request.model,
-            body=_cleaned(raw, request.named()),
+            body=shape(_cleaned(raw, request.named())),
             dialect=lambda _: dialect(),
             stream=bool(request.stream),
             takes_rid=False,
@@ -72,8 +80,8 @@ def passthrough_router() -> APIRouter:
     for path, operation in OTHER.items():
         _add(router, path, Surface(reader(path, operation, openai)), described(ModelOnly))
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
-        read = reader(path, Operation.CHAT, AnthropicDialect)
-        surface = Surface(read, AnthropicDialect().refusal)
+        read = reader(path, Operation.CHAT, AnthropicDialect, with_strict_tools)
+        surface = Surface(read, anthropic_refusal, id_header=b"request-id")
         streams = path == "/v1/messages"
         extra = described(ModelOnly, streams=streams, errors="AnthropicErrorResponse")
         _add(router, path, surface, extra)

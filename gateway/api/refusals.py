@@ -1,4 +1,7 @@
-"""How does every failure inside a FastAPI application become OpenAI's error envelope?"""
+"""How does every failure inside a FastAPI application become OpenAI's error envelope?
+
+Or Anthropic's, on the routes that are theirs.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,24 +11,29 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from gateway.errors import (
     GatewayError,
     InvalidRequest,
     MethodNotAllowed,
     UnknownUrl,
-    envelope,
-    headers,
 )
 from gateway.protocol import new_request_id
+from gateway.wire.anthropic import anthropic_refusal
+from gateway.wire.dialects import openai_refusal
 
 _log = structlog.get_logger("api")
 
 
-def answer(error: GatewayError) -> JSONResponse:
-    """Say an error over HTTP."""
-    return JSONResponse(envelope(error), status_code=error.status, headers=dict(headers(error)))
+ANTHROPIC = ("/v1/messages", "/v1/messages/")
+
+
+def answer(error: GatewayError, path: str = "") -> Response:
+    """Say an error over HTTP, in the words of the API that `path` belongs to."""
+    is_anthropic = path == ANTHROPIC[0] or path.startswith(ANTHROPIC[1])
+    body, more = (anthropic_refusal if is_anthropic else openai_refusal)(error)
+    return Response(body, error.status, dict(more), media_type="application/json")
 
 
 def of_http_exception(error: HTTPException, method: str, path: str) -> GatewayError:
@@ -65,23 +73,25 @@ def install(app: FastAPI) -> None:
     """Have the application answer every failure in the envelope, a bug with 500 and no detail."""
 
     @app.exception_handler(GatewayError)
-    async def refused(_: Request, error: GatewayError) -> JSONResponse:
-        return answer(error)
+    async def refused(request: Request, error: GatewayError) -> Response:
+        return answer(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(of_validation(error.errors()))
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(of_validation(error.errors()), request.url.path)
 
     @app.exception_handler(HTTPException)
-    async def raised(request: Request, error: HTTPException) -> JSONResponse:
-        said = answer(of_http_exception(error, request.method, request.url.path))
+    async def raised(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        said = answer(of_http_exception(error, request.method, path), path)
         said.headers.update(error.headers or {})  # Allow, with a 405
         return said
 
     @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> JSONResponse:
-        _log.error("unhandled", path=request.url.path, exc_info=error)
-        said = answer(GatewayError("The server had an error while processing your request."))
+    async def bug(request: Request, error: Exception) -> Response:
+        path = request.url.path
+        _log.error("unhandled", path=path, exc_info=error)
+        said = answer(GatewayError("The server had an error while processing your request."), path)
         # Starlette answers a bug outside of all middleware, which would have set it.
         said.headers["x-request-id"] = request.scope.get("sluice.id") or new_request_id()
         said.headers["openai-processing-ms"] = "0"

@@ -17,7 +17,7 @@ from gateway.api.drafts import Asker, Draft, Surface
 from gateway.api.intake import identify
 from gateway.api.responses_create import Desk
 from gateway.api.responses_follow import follow
-from gateway.errors import GatewayError, InvalidRequest, NotFound
+from gateway.errors import GatewayError, InvalidRequest, NotFound, UnknownUrl
 from gateway.responses_background import ResponseRuns, settled
 from gateway.responses_store import Stored, TooLarge, away
 from gateway.services import Services
@@ -39,6 +39,12 @@ async def create(request: Request) -> Response:
 async def count(request: Request) -> Response:
     """Count the tokens that a request would put in."""
     return CallAnswer(request, Surface(_read_count))
+
+
+@router.post("/compact", include_in_schema=False)
+async def compact(request: Request) -> Response:
+    """Say that there is no such route: its name would else be taken for the id of a response."""
+    raise UnknownUrl(request.method, request.url.path)
 
 
 @router.get("/{response_id}")

@@ -118,6 +118,7 @@ class _Creation:
         return ResponsesDialect(
             document,
             custom=self.tools.custom,
+            members=self.tools.members,
             keep=self._end if detached else self._keep,
             now=clock.now,
             told=2 if detached else 0,

@@ -13,6 +13,8 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+# What decoding raises where there is no JSON: a part that was skipped before may be none.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _OPENING = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
 
 

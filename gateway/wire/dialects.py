@@ -1,4 +1,4 @@
-"""The wordings of answers that need no state: OpenAI's, Anthropic's, and none at all."""
+"""The wordings of answers that need no state: OpenAI's, and none at all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.call import Usage
 from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope, headers
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
-from gateway.wire.mend import document_edit, embeddings_edit, stream_edit
+from gateway.wire.mend import document_edit, embeddings_edit, generation_edit, stream_edit
 from gateway.wire.sse import OpenAIStream, VerbatimStream
 from gateway.wire.usage import usage_of
 
@@ -61,7 +61,8 @@ class OpenAIDialect(Struct, frozen=True, gc=False):
         document = read_document(body)
         reasons = tuple([str(c.get("finish_reason")) for c in document.get("choices") or ()])
         usage = usage_of(document.get("usage"))
-        if self.shown_model is None and self.tier is None and "metadata" not in document:
+        is_ours = self.shown_model is not None or self.tier is not None or "metadata" in document
+        if not generation_edit(document) and not is_ours:
             return body, usage, reasons  # there is nothing to mend
         document_edit(document, model=self.shown_model, tier=self.tier)
         return orjson.dumps(document), usage, reasons
@@ -111,38 +112,3 @@ class VerbatimDialect:
     def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
         """Give an error in OpenAI's envelope."""
         return openai_refusal(error)
-
-
-class AnthropicDialect(VerbatimDialect):
-    """`/v1/messages`: the engine's bytes, errors in Anthropic's envelope."""
-
-    __slots__ = ()
-
-    def editor(self) -> StreamEditor:
-        """Make an editor for one stream."""
-        return VerbatimStream(_anthropic_error_frame)
-
-    def refusal(self, error: GatewayError) -> tuple[bytes, Mapping[str, str]]:
-        """Give an error in Anthropic's envelope."""
-        return orjson.dumps(_anthropic_envelope(error)), headers(error)
-
-
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-def _anthropic_envelope(error: GatewayError) -> dict[str, Any]:
-    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
-
-
-def _anthropic_error_frame(error: GatewayError) -> bytes:
-    return b"event: error\ndata: " + orjson.dumps(_anthropic_envelope(error)) + b"\n\n"

@@ -2,7 +2,9 @@
 
 Found with SGLang 0.5.23: tool-call deltas after the first carry `"id": null` and a null function
 name, on which strict clients fail; unary answers carry a `metadata` object of lists where OpenAI
-has a map of strings; a model's name is echoed as the engine knows it.
+has a map of strings, and no `refusal`; tokens of reasoning are counted beside a null
+`completion_tokens_details`, where clients look for them; a model's name is echoed as the engine
+knows it.
 """
 
 import base64
@@ -11,6 +13,7 @@ from array import array
 from typing import Any
 
 from gateway.wire.sse import Edit
+from gateway.wire.usage import respell
 
 
 def stream_edit(*, tools: bool, model: str | None) -> Edit | None:
@@ -53,6 +56,17 @@ def document_edit(document: dict[str, Any], *, model: str | None, tier: str | No
         document["model"] = model
     if tier is not None:
         document["service_tier"] = tier
+
+
+def generation_edit(document: dict[str, Any]) -> bool:
+    """Mend what only generations have; whether anything changed."""
+    changed = respell(document.get("usage"))
+    for choice in document.get("choices") or ():
+        message = choice.get("message")
+        if isinstance(message, dict) and "refusal" not in message:
+            message["refusal"] = None
+            changed = True
+    return changed
 
 
 def embeddings_edit(document: dict[str, Any], *, as_base64: bool) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.errors import InvalidRequest
+from gateway.wire.body import UNREADABLE
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
@@ -88,11 +89,19 @@ class NamedFunction(Struct):
     name: str
 
 
+class AllowedTools(Struct):
+    """Which of the tools the model may use, and whether it has to use one."""
+
+    mode: Literal["auto", "required"]
+    tools: list["ToolChoice"]
+
+
 class ToolChoice(Struct):
-    """A tool that the model has to use."""
+    """A tool that the model has to use, or some of which it may use."""
 
     type: str
     function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class JsonSchema(Struct, rename={"schema_": "schema"}):
@@ -181,8 +190,9 @@ class ChatRequest(Generation, kw_only=True):
     reasoning_effort: str | None = None
     modalities: list[str] | None = None
     store: bool | None = None
-    audio: Raw | UnsetType | None = UNSET
-    web_search_options: Raw | UnsetType | None = UNSET
+    audio: Raw | UnsetType = UNSET
+    web_search_options: Raw | UnsetType = UNSET
+    functions: Raw | UnsetType = UNSET
 
 
 class CompletionRequest(Generation, kw_only=True):
@@ -237,8 +247,12 @@ def decode(body: bytes, kind: type[S]) -> S:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         why = _plain(str(error))
+        if not body:
+            why = "it is empty"
+        if body.startswith(b"\xef\xbb\xbf"):
+            why = "it begins with a byte order mark"
         if _has_half_a_pair(body):  # which msgspec may take for the end of the data
             why = "it has one half of a surrogate pair without the other (text cut in an emoji?)"
         raise InvalidRequest(f"The body is not valid JSON: {why}.", code="invalid_json") from None

@@ -17,7 +17,7 @@ from gateway.call import Usage
 from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope
 from gateway.wire.dialect import EngineSaidNo
 from gateway.wire.errors import translate
-from gateway.wire.usage import usage_of
+from gateway.wire.usage import respell, usage_of
 
 DONE = b"data: [DONE]\n\n"
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -158,9 +158,14 @@ class OpenAIStream:
             self.started = True
         if self._edit is None:
             self._learn_tail(frame, document)
-        elif self._edit(document):
+        if self._mend(document):
             frame = encode(document)
         return self._with_prefix(frame)
+
+    def _mend(self, document: dict[str, Any]) -> bool:
+        changed = self._edit is not None and self._edit(document)
+        counts = document.get("choices") == [] and respell(document.get("usage"))
+        return changed or counts
 
     def _learn_tail(self, frame: bytes, document: dict[str, Any]) -> None:
         """Keep the end of a plain frame, from its null finish reason on.

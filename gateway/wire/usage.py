@@ -23,5 +23,16 @@ def usage_of(found: Any) -> Usage | None:
     )
 
 
+def respell(usage: Any) -> bool:
+    """Put the reasoning tokens where OpenAI has them; whether anything changed.
+
+    SGLang 0.5.23 counts them beside a null `completion_tokens_details`.
+    """
+    if not isinstance(usage, dict) or usage.get("completion_tokens_details", 0) is not None:
+        return False
+    usage["completion_tokens_details"] = {"reasoning_tokens": _count(usage.get("reasoning_tokens"))}
+    return True
+
+
 def _count(value: Any) -> int:
     return value if isinstance(value, int) else 0

@@ -72,9 +72,9 @@ class Site:
         async with self.session.post(url, data=data, headers=headers) as reply:
             return checked(path, Answer(reply.status, reply.headers, await reply.read()))
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str, headers: Mapping[str, str] = {}) -> Answer:
         """Ask for a document."""
-        async with self.session.get(f"{self.gateway.url}{path}") as reply:
+        async with self.session.get(f"{self.gateway.url}{path}", headers=headers) as reply:
             return checked(path, Answer(reply.status, reply.headers, await reply.read()))
 
     async def engine_load(self) -> tuple[int, int]:

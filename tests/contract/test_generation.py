@@ -38,8 +38,10 @@ async def test_a_chat_is_answered_with_usage(site: Site) -> None:
     (choice,) = document["choices"]
     assert choice["message"]["role"] == "assistant"
     assert isinstance(choice["message"]["content"], str)
+    assert choice["message"]["refusal"] is None
     assert choice["finish_reason"] == "length"
     usage = document["usage"]
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 0
     assert usage["completion_tokens"] == 8
     assert usage["prompt_tokens"] > 0
     assert usage["total_tokens"] == usage["prompt_tokens"] + 8
@@ -62,6 +64,7 @@ async def test_a_chat_is_streamed_with_usage_where_asked(site: Site, wants_usage
     if wants_usage:
         assert frames[-1] is told[0]
         assert told[0]["usage"]["completion_tokens"] == 8
+        assert told[0]["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
         assert all(f["usage"] is None for f in frames[:-1])
     else:
         assert told == []

@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract.site import Site
 
+TOO_LONG = {"max_tokens": 8, "messages": [{"role": "user", "content": "word " * 10_000}]}
 ANTHROPIC = {"max_tokens": 8, "messages": [{"role": "user", "content": "Hello there"}]}
 
 
@@ -55,6 +56,24 @@ async def test_a_message_is_streamed_as_named_events(site: Site) -> None:
     assert "content_block_delta" in names
 
 
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "pick"}])
+async def test_a_forced_tool_of_a_message_has_input_of_its_schema(
+    site: Site, choice: dict[str, str]
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"type": "string", "enum": ["red", "blue"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    }
+    tools = [{"name": "pick", "input_schema": schema}]
+    asked = {**ANTHROPIC, "max_tokens": 100, "tools": tools, "tool_choice": choice}
+    document = (await site.post("/v1/messages", {"model": site.model, **asked})).document
+    calls = [block for block in document["content"] if block["type"] == "tool_use"]
+    assert calls, document
+    assert all(call["input"]["colour"] in ("red", "blue") for call in calls)
+
+
 async def test_a_messages_tokens_are_counted(site: Site) -> None:
     answer = await site.post("/v1/messages/count_tokens", {"model": site.model, **ANTHROPIC})
     assert answer.document["input_tokens"] > 0
@@ -68,6 +87,7 @@ async def test_a_messages_tokens_are_counted(site: Site) -> None:
         (b"{", 400, "invalid_request_error"),
         ({"model": "SELF", "max_tokens": 8, "messages": "hi"}, 400, "invalid_request_error"),
         ({"model": "SELF", "messages": []}, 400, "invalid_request_error"),
+        ({"model": "SELF", **TOO_LONG}, 400, "invalid_request_error"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -81,6 +101,25 @@ async def test_a_refused_message_has_anthropics_envelope(
     answer = await site.post("/v1/messages", body)
     assert answer.status == status, answer.body
     assert answer.error["type"] == kind
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+async def test_anthropics_paths_have_its_envelope_whatever_is_wrong(site: Site) -> None:
+    for path, kind in (("/v1/messages", "api_error"), ("/v1/messages/batches", "not_found_error")):
+        answer = await site.get(path)
+        assert answer.document["type"] == "error"
+        assert answer.error["type"] == kind
+
+
+async def test_anthropics_clients_list_models_in_their_shape(site: Site) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    listed = (await site.get("/v1/models", headers)).document
+    (card,) = listed["data"]
+    assert listed["first_id"] == listed["last_id"] == card["id"] == site.model
+    assert listed["has_more"] is False
+    assert card["type"] == "model"
+    assert card["created_at"].endswith("Z")
+    assert (await site.get(f"/v1/models/{site.model}", headers)).document == card
 
 
 async def test_a_client_chosen_rid_never_names_the_call(site: Site) -> None:

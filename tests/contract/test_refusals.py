@@ -9,6 +9,7 @@ from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+MESSAGES = "/v1/messages"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -53,7 +54,13 @@ async def test_an_answer_over_the_context_is_told_as_such(site: Site) -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"response_format": {"type": 1}}, "response_format.type"),
         ({"tools": [{"function": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"functions": [{"name": "f", "parameters": {}}]}, "functions"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "modalities"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"service_tier": "golden"}, "service_tier"),
         ({"metadata": {"a": 1}}, "metadata"),
@@ -68,6 +75,14 @@ async def test_a_bad_field_is_named(site: Site, fields: dict[str, object], param
     assert answer.status == 400, answer.body
     assert answer.error["type"] == "invalid_request_error"
     assert (answer.error["param"] or "").startswith(param), answer.error
+    assert "expected null" not in answer.error["message"]
+
+
+async def test_fields_that_are_null_or_empty_ask_for_nothing(site: Site) -> None:
+    none = dict.fromkeys(("audio", "web_search_options", "functions", "tools", "tool_choice"))
+    for fields in (none, {"functions": [], "tools": [], "tool_choice": "auto"}):
+        answer = await site.post(CHAT, site.chat(**fields))
+        assert answer.status == 200, answer.body
 
 
 @pytest.mark.parametrize("field", ["model", "messages"])
@@ -103,6 +118,10 @@ async def test_a_full_queue_is_503_with_retry_after(site: Site) -> None:
             answer = await site.post(CHAT, site.chat(stream=stream))
             assert answer.status == 503
             assert answer.error["code"] == "server_is_overloaded"
+            assert 1 <= int(answer.headers["retry-after"]) <= 120
+            answer = await site.post(MESSAGES, site.chat(stream=stream))
+            assert answer.status == 503
+            assert answer.error["type"] == "overloaded_error"
             assert 1 <= int(answer.headers["retry-after"]) <= 120
     finally:
         for task in busy:

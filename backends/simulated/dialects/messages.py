@@ -118,9 +118,22 @@ class MessagesDialect:
         return block_stop + _event(delta) + _event({"type": "message_stop"})
 
     def refusal(self, refusal: Refusal) -> bytes:
-        """Give the events of a stream that says no."""
+        """Give the events of a stream that says no, after its greeting."""
+        message = {
+            "id": f"msg_{uuid.uuid4().hex}",
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": "",
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }
         error = {"type": "overloaded_error", "message": refusal.message}
-        return _event({"type": "error", "error": error}) + _event({"type": "message_stop"})
+        events = (
+            {"type": "message_start", "message": message},
+            {"type": "error", "error": error},
+            {"type": "message_stop"},
+        )
+        return b"".join(_event(each) for each in events)
 
     def unary(self, call: Call) -> bytes:
         """Give the whole message."""

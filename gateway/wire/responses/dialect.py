@@ -10,7 +10,8 @@ from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope, hea
 from gateway.wire.dialect import EngineSaidNo
 from gateway.wire.responses.document import Document, ending, finished
 from gateway.wire.responses.fields import NewId, new_id
-from gateway.wire.responses.output import Output
+from gateway.wire.responses.namespaces import Members
+from gateway.wire.responses.output import NO_MEMBERS, Output
 from gateway.wire.responses.stream import Keep, ResponsesStream
 from gateway.wire.usage import usage_of
 
@@ -32,6 +33,7 @@ class ResponsesDialect:
         now: Callable[[], float],
         ids: NewId = new_id,
         told: int = 0,
+        members: Members = NO_MEMBERS,
     ) -> None:
         self._document = document
         self._custom = custom
@@ -39,6 +41,7 @@ class ResponsesDialect:
         self._now = now
         self._ids = ids
         self._told = told
+        self._members = members
 
     @property
     def created(self) -> Document:
@@ -54,13 +57,14 @@ class ResponsesDialect:
             now=self._now,
             ids=self._ids,
             told=self._told,
+            members=self._members,
         )
 
     async def document(self, body: bytes) -> tuple[bytes, Usage | None, tuple[str, ...]]:
         """Turn a chat completion into a response object, kept before it is told."""
         choice, usage = read_completion(body)
         reason = choice.get("finish_reason")
-        output = Output(self._custom, self._ids)
+        output = Output(self._custom, self._ids, self._members)
         output.add(choice["message"], choice.get("logprobs"))
         end = ending(reason)
         output.end(complete=end.complete)

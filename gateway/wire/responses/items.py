@@ -139,12 +139,17 @@ def _output_part(part: Item, at: str) -> Item:
 
 
 def _function_call(item: Item, at: str) -> tuple[str, Item]:
-    names = ("call_id", "name", "arguments")
-    return "fc", {name: text(item, name, at) for name in names}
+    return "fc", _call(item, at, "arguments")
 
 
 def _custom_call(item: Item, at: str) -> tuple[str, Item]:
-    return "ctc", {name: text(item, name, at) for name in ("call_id", "name", "input")}
+    return "ctc", _call(item, at, "input")
+
+
+def _call(item: Item, at: str, given: str) -> Item:
+    fields = {name: text(item, name, at) for name in ("call_id", "name", given)}
+    namespace = optional_text(item, "namespace", at)
+    return fields if namespace is None else {"namespace": namespace, **fields}
 
 
 def _call_output(item: Item, at: str) -> tuple[str, Item]:

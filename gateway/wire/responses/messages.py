@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.errors import InvalidRequest
 from gateway.wire.responses.items import Item
+from gateway.wire.responses.namespaces import engine_name
 from gateway.wire.responses.tools import arguments_of, custom_arguments
 
 Message = dict[str, Any]
@@ -66,11 +67,12 @@ class _Thread:
 
     def call(self, item: Item, arguments: str) -> None:
         self._calls.add(item["call_id"])
+        called = engine_name(item.get("namespace"), item["name"])
         self._open_turn().setdefault("tool_calls", []).append(
             {
                 "id": item["call_id"],
                 "type": "function",
-                "function": {"name": item["name"], "arguments": arguments},
+                "function": {"name": called, "arguments": arguments},
             }
         )
 

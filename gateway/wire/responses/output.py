@@ -11,17 +11,25 @@ from typing import Any
 
 from gateway.wire.responses.fields import NewId
 from gateway.wire.responses.items import Item
+from gateway.wire.responses.namespaces import Members
 from gateway.wire.responses.tools import arguments_of, custom_input
 
 Event = dict[str, Any]
+NO_MEMBERS: Members = {}
 
 
 class Output:
-    """The answer so far. `custom` names the tools whose calls take free text."""
+    """The answer so far. `custom` names the tools whose calls take free text.
 
-    def __init__(self, custom: frozenset[str], new_id: NewId) -> None:
+    `members` tells the tools of namespaces by the engine's names.
+    """
+
+    def __init__(
+        self, custom: frozenset[str], new_id: NewId, members: Members = NO_MEMBERS
+    ) -> None:
         self.items: list[Item] = []
         self._custom = custom
+        self._members = members
         self._new_id = new_id
         self._text: _Text | None = None
         self._calls: dict[int, _Call] = {}
@@ -98,7 +106,12 @@ class Output:
         name = function.get("name")
         if not call.opened and name:
             events += self._end_text("completed")
-            call.open(name, name in self._custom, self._new_id, len(self.items))
+            call.open(
+                self._members.get(name, (None, name)),
+                name in self._custom,
+                self._new_id,
+                len(self.items),
+            )
             self.items.append(call.item)
             events.append(_added(call.at, call.item))
         arguments = function.get("arguments")
@@ -174,7 +187,8 @@ class _Call:
         self._sent = 0
         self._field = "arguments"
 
-    def open(self, name: str, custom: bool, new_id: NewId, at: int) -> None:
+    def open(self, named: tuple[str | None, str], custom: bool, new_id: NewId, at: int) -> None:
+        namespace, name = named
         self.opened, self.at = True, at
         self._field = "input" if custom else "arguments"
         self.item = {
@@ -182,6 +196,7 @@ class _Call:
             "id": new_id("ctc" if custom else "fc"),
             "status": "in_progress",
             "call_id": self.id or new_id("call"),
+            **({} if namespace is None else {"namespace": namespace}),
             "name": name,
             self._field: "",
         }

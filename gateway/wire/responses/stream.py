@@ -16,7 +16,8 @@ from gateway.wire.dialect import EngineSaidNo
 from gateway.wire.errors import translate
 from gateway.wire.responses.document import Document, ending, failed, finished
 from gateway.wire.responses.fields import NewId, new_id
-from gateway.wire.responses.output import Event, Output
+from gateway.wire.responses.namespaces import Members
+from gateway.wire.responses.output import NO_MEMBERS, Event, Output
 from gateway.wire.sse import Frames, data_of, split
 from gateway.wire.usage import usage_of
 
@@ -38,6 +39,7 @@ class ResponsesStream:
         now: Callable[[], float],
         ids: NewId = new_id,
         told: int = 0,
+        members: Members = NO_MEMBERS,
     ) -> None:
         self.started = False
         self.ended = False
@@ -46,7 +48,7 @@ class ResponsesStream:
         self._document = document
         self._keep = keep
         self._now = now
-        self._output = Output(custom, ids)
+        self._output = Output(custom, ids, members)
         self._frames = Frames()
         self._number = told
         self._opening: tuple[str, ...] = ("in_progress",) if told else ("created", "in_progress")

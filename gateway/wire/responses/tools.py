@@ -2,11 +2,12 @@
 
 The engine knows functions alone. A custom tool (free text in, as coding agents use it) becomes a
 function of one string argument, `input`, and its calls are turned back. A grammar of a custom tool
-cannot be enforced through that door, so it is told to the model in the description.
+cannot be enforced through that door, so it is told to the model in the description. Tools of a
+namespace go under flat names (`namespaces`).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -20,6 +21,14 @@ from gateway.wire.responses.fields import (
     optional_text,
     text,
     wrong_value,
+)
+from gateway.wire.responses.namespaces import (
+    NAMESPACE,
+    Members,
+    Tool,
+    engine_name,
+    flat,
+    members,
 )
 
 SERVED = ("function", "custom")
@@ -51,7 +60,8 @@ class Toolbox:
     """Tools of one request: in the caller's words and in the engine's.
 
     `tools` and `choice` are echoed in the response object. `offered` and `chat_choice` go to the
-    engine: no tools offered, neither is sent. `custom` names the tools that take free text.
+    engine: no tools offered, neither is sent. `custom` names the tools that take free text, and
+    `members` those of namespaces, both by the engine's names.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -59,6 +69,7 @@ class Toolbox:
     offered: tuple[dict[str, Any], ...] = ()
     chat_choice: str | dict[str, Any] = "auto"
     custom: frozenset[str] = frozenset()
+    members: Members = field(default_factory=dict)
 
 
 def toolbox(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None) -> Toolbox:
@@ -68,44 +79,47 @@ def toolbox(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | N
     a type that nobody knows.
     """
     listed = [_tool(each, at) for at, each in objects(tools or [], "tools")]
-    known = [each for each in listed if each["type"] in SERVED]
-    names = [each.get("name") if each["type"] in SERVED else None for each in listed]
-    for index, name in enumerate(names):
-        if name is not None and name in names[:index]:
+    known = [(at, each) for at, each in flat(listed) if each["type"] in SERVED]
+    names = [each["name"] for _, each in known]
+    for index, (at, _) in enumerate(known):
+        if names[index] in names[:index]:
             raise InvalidRequest(
-                f"The tool name '{name}' is used twice.", param=f"tools[{index}].name"
+                f"The tool name '{names[index]}' is used twice.", param=f"{at}.name"
             )
-    allowed, chat_choice = _choice("auto" if choice is None else choice, known)
+    allowed, chat_choice = _choice(
+        "auto" if choice is None else choice, [each for _, each in known]
+    )
     forced = chat_choice not in ("auto", "none")
-    # A forced call without `strict` constrains the name only: SGLang 0.5.23 then lets arguments
-    # such as `12264` or `null` through, and refuses them itself on the next turn.
-    strict = [
-        {**each, "strict": True}
-        if forced and each["type"] == "function" and each["strict"] is None
-        else each
-        for each in listed
-    ]
     return Toolbox(
-        tools=tuple(strict),
+        tools=tuple(_firm(each) if forced else each for each in listed),
         choice="auto" if choice is None else choice,
         offered=tuple(
-            _offer(each) for each in strict if each["type"] in SERVED and each["name"] in allowed
+            _offer(_firm(each) if forced else each) for _, each in known if each["name"] in allowed
         ),
         chat_choice=chat_choice,
-        custom=frozenset(each["name"] for each in known if each["type"] == "custom"),
+        custom=frozenset(each["name"] for _, each in known if each["type"] == "custom"),
+        members=members(listed),
     )
+
+
+def _firm(tool: Tool) -> Tool:
+    """Ask for arguments that keep to the schema, unless the caller said otherwise.
+
+    A forced call without `strict` constrains the name only: SGLang 0.5.23 then lets arguments such
+    as `12264` or `null` through, and refuses them itself on the next turn.
+    """
+    is_open = tool["type"] == "function" and tool["strict"] is None
+    return {**tool, "strict": True} if is_open else tool
 
 
 def _tool(tool: dict[str, Any], at: str) -> dict[str, Any]:
     kind = text(tool, "type", at)
     if kind in HOSTED:
         return tool
+    if kind == NAMESPACE:
+        return _namespace(tool, at)
     if kind not in SERVED:
-        raise InvalidRequest(
-            f"Unsupported tool type: '{kind[:100]}'. Supported values are: 'function', 'custom'.",
-            param=f"{at}.type",
-            code="unsupported_value",
-        )
+        raise _unsupported(kind, at, (*SERVED, NAMESPACE))
     name = text(tool, "name", at)
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
@@ -125,6 +139,29 @@ def _tool(tool: dict[str, Any], at: str) -> dict[str, Any]:
         "parameters": optional_object(tool, "parameters", at),
         "strict": optional_flag(tool, "strict", at),
     }
+
+
+def _namespace(tool: Tool, at: str) -> Tool:
+    inner = objects(tool.get("tools"), f"{at}.tools")
+    for where, each in inner:
+        kind = text(each, "type", where)
+        if kind not in SERVED:
+            raise _unsupported(kind, where, SERVED)
+    return {
+        **tool,
+        "name": text(tool, "name", at),
+        "description": optional_text(tool, "description", at),
+        "tools": [_tool(each, where) for where, each in inner],
+    }
+
+
+def _unsupported(kind: str, at: str, supported: tuple[str, ...]) -> InvalidRequest:
+    names = ", ".join(f"'{each}'" for each in supported)
+    return InvalidRequest(
+        f"Unsupported tool type: '{kind[:100]}'. Supported values are: {names}.",
+        param=f"{at}.type",
+        code="unsupported_value",
+    )
 
 
 def _grammar(tool: dict[str, Any], at: str) -> dict[str, Any] | None:
@@ -184,7 +221,7 @@ def _choice(
         return everything, choice
     kind = text(choice, "type", "tool_choice")
     if kind in SERVED:
-        name = text(choice, "name", "tool_choice")
+        name = _called(choice, "tool_choice")
         _find(kind, name, known, "tool_choice")
         return everything, {"type": "function", "function": {"name": name}}
     if kind != "allowed_tools":
@@ -196,12 +233,16 @@ def _choice(
     for at, each in objects(choice.get("tools"), "tool_choice.tools"):
         if each.get("type") in HOSTED and mode == "auto":
             continue
-        name = text(each, "name", at)
+        name = _called(each, at)
         _find(text(each, "type", at), name, known, at)
         allowed.append(name)
     if not allowed and not choice.get("tools"):
         raise missing("tool_choice.tools")
     return frozenset(allowed), mode
+
+
+def _called(choice: dict[str, Any], at: str) -> str:
+    return engine_name(optional_text(choice, "namespace", at), text(choice, "name", at))
 
 
 def _find(kind: str, name: str, known: list[dict[str, Any]], at: str) -> None:

@@ -136,6 +136,7 @@ async def test_a_missing_field_leaks_a_path_as_sglang_does(
     ("sent", "status", "said"),
     [
         (b"{", 400, "json_invalid"),
+        (b'{"x": %b}' % (b"9" * 5000), 400, "error parsing the body"),
         (b"[]", 500, "Internal Server Error"),
         (b'{"messages": 3}', 400, "list_type"),
         (b'{"messages": [{"role": "x"}]}', 400, "literal_error"),

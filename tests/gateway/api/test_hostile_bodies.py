@@ -1,5 +1,6 @@
 """Bodies that nobody should send: refused in OpenAI's envelope with the field, and no harm done."""
 
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator
@@ -188,6 +189,39 @@ async def test_the_content_type_decides(
     assert answer.status == status
     if status == 415:
         assert answer.error["code"] == "unsupported_media_type"
+
+
+async def test_a_compressed_body_is_415_and_a_plain_one_may_say_so(
+    small_gateway: RunningGateway,
+) -> None:
+    packed = gzip.compress(orjson.dumps(HELLO))
+    for coding in ("gzip", "zstd", "gzip, br"):
+        answer = await post(small_gateway, CHAT, packed, **{"content-encoding": coding})
+        assert answer.status == 415
+        assert "Content-Encoding" in answer.error["message"]
+    plain = orjson.dumps(HELLO)
+    answer = await post(small_gateway, CHAT, plain, **{"content-encoding": "Identity"})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"", "empty"), (b"\xef\xbb\xbf{}", "byte order mark"), (b"{", "truncated")]
+)
+async def test_what_is_wrong_with_the_json_is_said(
+    small_gateway: RunningGateway, body: bytes, why: str
+) -> None:
+    assert why in (await post(small_gateway, CHAT, body)).error["message"]
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"\\ud83d", b"[" * 3000 + b"]" * 3000])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/rerank", "/v1/embeddings"])
+async def test_media_in_what_cannot_be_read_are_no_fault_of_ours(
+    small_gateway: RunningGateway, path: str, text: bytes
+) -> None:
+    value = text if text.startswith(b"[") else b'"%b"' % text
+    body = b'{"model": "%b", "messages": [%b, {"image": "x"}], "input": %b, "query": %b}'
+    answer = await post(small_gateway, path, body % (SERVED.encode(), value, value, value))
+    assert answer.status == 400, answer.body
 
 
 async def test_a_multipart_body_to_a_json_route_is_drained_and_the_connection_lives(

@@ -87,6 +87,58 @@ async def test_pipelined_requests_are_answered_in_order(small_gateway: RunningGa
     assert len({r.headers["x-request-id"] for r in found}) == len(found)
 
 
+async def _in_pieces(connection: Wire, data: bytes, size: int) -> None:
+    for at in range(0, len(data), size):
+        await connection.send(data[at : at + size])
+        await asyncio.sleep(0)
+
+
+H2C = {
+    "connection": "Upgrade, HTTP2-Settings",
+    "upgrade": "h2c",
+    "http2-settings": "AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
+}
+
+
+@pytest.mark.parametrize("size", [1_000_000, 37])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_asks_for_http_2_is_served_with_its_body(
+    small_gateway: RunningGateway, size: int, chunked: bool
+) -> None:
+    # Java's HTTP client asks so with each first request of a connection.
+    sent = request(CHAT, BODY, headers=H2C)
+    if chunked:
+        head = request(CHAT, headers={**H2C, "transfer-encoding": "chunked"})
+        sent = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    sent += request("/v1/models", method="GET", headers=H2C)
+    async with wire(small_gateway.port) as connection:
+        await _in_pieces(connection, sent, size)
+        answer = await connection.reply()
+        assert answer.status == 200, answer.body
+        assert orjson.loads(answer.body)["object"] == "chat.completion"
+        assert (await connection.reply()).status == 200
+        await connection.send(request(CHAT, BODY, headers={"connection": "upgrade, close"}))
+        assert (await connection.reply()).status == 200
+        assert await connection.is_closed()
+
+
+async def test_many_requests_that_ask_to_upgrade_are_all_answered(
+    small_gateway: RunningGateway,
+) -> None:
+    one = request("/health", method="GET", headers={"connection": "upgrade", "upgrade": "x"})
+    async with wire(small_gateway.port) as connection:
+        await connection.send(one * 1000)
+        for _ in range(1000):
+            assert (await connection.reply()).status == 200
+
+
+async def test_connect_is_refused(small_gateway: RunningGateway) -> None:
+    for target in ("x:443", "/v1/models"):
+        answer = await exchange(small_gateway.port, request(target, method="CONNECT"))
+        assert answer.status in {400, 405}
+        assert answer.error["type"] == "invalid_request_error"
+
+
 async def test_garbage_after_a_request_does_not_spoil_its_answer(
     small_gateway: RunningGateway,
 ) -> None:
@@ -141,7 +193,8 @@ async def test_head_has_no_body(small_gateway: RunningGateway, path: str) -> Non
     async with wire(small_gateway.port) as connection:
         await connection.send(request(path, method="HEAD"))
         answer = await connection.reply(to_head=True)
-        assert answer.status in {200, 404, 405}
+        assert answer.status == {CHAT: 405, "/": 404, "/nope": 404}.get(path, 200)
+        assert int(answer.headers["content-length"]) > 0
         await connection.send(request("/health", method="GET"))
         again = await connection.reply()
         assert again.status == 200
@@ -171,6 +224,7 @@ async def test_another_method_is_405(small_gateway: RunningGateway, method: str)
         ("GET", "/v1/%ff%fe"),
         ("GET", "/v1/fine_tuning/jobs"),
         ("POST", "/v1/moderations"),
+        ("POST", "/v1/responses/compact"),
     ],
 )
 async def test_an_unknown_url_is_404(small_gateway: RunningGateway, method: str, path: str) -> None:

@@ -14,7 +14,11 @@ from tests.gateways import MODEL, running_gateway, until
 
 __all__ = ["direct"]
 
-ANSWER = {"choices": [{"index": 0, "message": {"content": "ok"}, "finish_reason": "stop"}]}
+ANSWER = {
+    "choices": [
+        {"index": 0, "message": {"content": "ok", "refusal": None}, "finish_reason": "stop"}
+    ]
+}
 STREAM = orjson.dumps({**CHAT, "stream": True})
 UNARY = orjson.dumps(CHAT)
 

@@ -24,6 +24,12 @@ WEATHER: dict[str, Any] = {
     },
 }
 PATCH: dict[str, Any] = {"type": "custom", "name": "apply_patch", "description": "Edits files."}
+NAMESPACE: dict[str, Any] = {
+    "type": "namespace",
+    "name": "crm",
+    "description": "Customers.",
+    "tools": [WEATHER, PATCH],
+}
 
 
 def ids() -> Callable[[str], str]:
@@ -89,7 +95,12 @@ def editor(kept: Kept | None = None, *, keeps: bool = True, **fields: Any) -> Re
         return keeps
 
     return ResponsesStream(
-        document(**fields), custom=tools.custom, keep=keep, now=lambda: 1_002.0, ids=ids()
+        document(**fields),
+        custom=tools.custom,
+        members=tools.members,
+        keep=keep,
+        now=lambda: 1_002.0,
+        ids=ids(),
     )
 
 

@@ -10,7 +10,7 @@ from gateway.wire.responses.chat import chat_request
 from gateway.wire.responses.items import Item, input_items, references
 from gateway.wire.responses.request import parse
 from gateway.wire.responses.tools import toolbox
-from tests.gateway.wire.responses_cases import PATCH, WEATHER, ids, request
+from tests.gateway.wire.responses_cases import NAMESPACE, PATCH, WEATHER, ids, request
 
 
 def chat(*, stream: bool = False, **fields: Any) -> dict[str, Any]:
@@ -236,6 +236,37 @@ def test_only_allowed_tools_are_offered() -> None:
     assert body["tool_choice"] == "auto"
 
 
+def test_tools_of_a_namespace_have_flat_names() -> None:
+    body = chat(
+        tools=[WEATHER, NAMESPACE],
+        tool_choice={"type": "function", "name": "get_weather", "namespace": "crm"},
+        input=[
+            {"role": "user", "content": "Go"},
+            {
+                "type": "function_call",
+                "call_id": "c",
+                "namespace": "crm",
+                "name": "get_weather",
+                "arguments": "{}",
+            },
+            {"type": "function_call_output", "call_id": "c", "output": "done"},
+        ],
+    )
+    offered = [tool["function"] for tool in body["tools"]]
+    names = ["get_weather", "crm__get_weather", "crm__apply_patch"]
+    assert [each["name"] for each in offered] == names
+    assert offered[1]["description"] == "Customers.\n\nTells the weather of a place."
+    assert offered[1]["parameters"] == WEATHER["parameters"]
+    assert body["tool_choice"]["function"] == {"name": "crm__get_weather"}
+    assert body["messages"][1]["tool_calls"][0]["function"]["name"] == "crm__get_weather"
+
+
+def test_a_namespace_is_echoed_as_it_was_given() -> None:
+    (echoed,) = toolbox([NAMESPACE], "auto").tools
+    assert echoed["name"] == "crm"
+    assert [each["name"] for each in echoed["tools"]] == ["get_weather", "apply_patch"]
+
+
 def test_a_custom_tool_is_a_function_of_one_text() -> None:
     grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
     body = chat(
@@ -303,6 +334,9 @@ def test_a_custom_tool_is_a_function_of_one_text() -> None:
         ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
         ({"tools": [{**PATCH, "format": {"type": "odd"}}]}, "tools[0].format.type"),
+        ({"tools": [{"type": "namespace", "name": "n"}]}, "tools[0].tools"),
+        ({"tools": [{**NAMESPACE, "tools": [NAMESPACE]}]}, "tools[0].tools[0].type"),
+        ({"tools": [{**NAMESPACE, "tools": [WEATHER, WEATHER]}]}, "tools[0].tools[1].name"),
         ({"tool_choice": "odd"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),

@@ -21,6 +21,7 @@ from gateway.wire.responses.document import Document
 from tests.gateway.wire.responses_cases import (
     DONE,
     GREETING,
+    NAMESPACE,
     PATCH,
     USAGE,
     WEATHER,
@@ -207,6 +208,25 @@ async def test_arguments_are_always_an_object(written: str) -> None:
     found = await run(frames, **TOOLS)
     assert found[-1]["response"]["output"][0]["arguments"] == "{}"
     assert [e["arguments"] for e in found if e["type"].endswith("arguments.done")] == ["{}"]
+
+
+async def test_a_call_of_a_namespaces_tool_names_both() -> None:
+    frames = [
+        GREETING,
+        tool_chunk(0, "", call_id="call_a", name="crm__get_weather"),
+        tool_chunk(0, '{"location": "Paris"}'),
+        tool_chunk(1, "", call_id="call_b", name="crm__apply_patch"),
+        tool_chunk(1, '{"input": "*"}'),
+        chunk(finish="tool_calls"),
+        DONE,
+    ]
+    found = await run(frames, tools=[NAMESPACE])
+    added = [each["item"] for each in found if each["type"] == "response.output_item.added"]
+    for items in (added, found[-1]["response"]["output"]):
+        assert [(i["type"], i["namespace"], i["name"]) for i in items] == [
+            ("function_call", "crm", "get_weather"),
+            ("custom_tool_call", "crm", "apply_patch"),
+        ]
 
 
 async def test_a_custom_tool_without_its_field_gets_all_that_was_written() -> None:

@@ -191,3 +191,13 @@ def test_another_apis_stream_goes_on_untouched(cuts: list[int]) -> None:
     assert editor.ended
     assert editor.usage is not None
     assert editor.usage.completion_tokens == 9
+
+
+@pytest.mark.parametrize("tools", [False, True])
+def test_reasoning_tokens_are_told_where_openai_has_them(tools: bool) -> None:
+    usage = {"completion_tokens": 9, "reasoning_tokens": 3, "completion_tokens_details": None}
+    sent = [encode(chunk(**ROLE)), encode(chunk(delta={"content": "a"}))]
+    sent += [encode(chunk(delta={}, finish_reason="stop")), encode({**USAGE, "usage": usage}), DONE]
+    editor = OpenAIStream(wants_usage=True, edit=stream_edit(tools=tools, model=None))
+    last = documents(run(editor, sent))[-1]
+    assert last["usage"] == {**usage, "completion_tokens_details": {"reasoning_tokens": 3}}
