@@ -145,15 +145,32 @@ async def test_rows_that_fail_are_in_the_error_file(
     assert line["response"]["body"]["error"]["message"]
 
 
-async def test_an_unknown_file_makes_a_batch_that_fails(
+@pytest.mark.parametrize("file_id", ["file-nope", "../etc", "f" * 500])
+async def test_an_unknown_file_is_refused_at_once(client: openai.AsyncOpenAI, file_id: str) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.batches.create(
+            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert refused.value.param == "input_file_id"
+    assert not (await client.batches.list()).data
+
+
+async def test_a_file_of_another_purpose_is_refused_at_once(client: openai.AsyncOpenAI) -> None:
+    file = await client.files.create(file=("rows.jsonl", b"{}"), purpose="user_data")
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert (refused.value.param, refused.value.code) == ("input_file_id", "invalid_value")
+    assert not (await client.batches.list()).data
+
+
+async def test_a_batch_whose_file_goes_before_it_is_looked_at_fails(
     gateway: RunningGateway, client: openai.AsyncOpenAI
 ) -> None:
+    batch = await begin(client, rows(1))
+    await client.files.delete(batch.input_file_id)
     async with running_worker(gateway):
-        batch = await client.batches.create(
-            input_file_id="file-nope",
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-        )
         found = await ended(client, batch.id)
     assert found.status == "failed"
     assert (found.errors.data[0].code, found.errors.data[0].param) == ("invalid_request", "file_id")
@@ -226,8 +243,9 @@ async def test_a_second_worker_goes_on_where_the_first_left(
 
 
 async def test_the_same_key_gives_the_same_batch(client: openai.AsyncOpenAI) -> None:
+    file = await client.files.create(file=("rows.jsonl", b"{}"), purpose="batch")
     asked: dict[str, Any] = {
-        "input_file_id": "file-x",
+        "input_file_id": file.id,
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
     }
@@ -235,6 +253,8 @@ async def test_the_same_key_gives_the_same_batch(client: openai.AsyncOpenAI) -> 
     first = await client.batches.create(**asked, extra_body=key)
     again = await client.batches.create(**asked, extra_body=key)
     assert first.id == again.id
+    await client.files.delete(file.id)
+    assert (await client.batches.create(**asked, extra_body=key)).id == first.id
     with pytest.raises(openai.ConflictError):
         await client.batches.create(**{**asked, "completion_window": "1h"}, extra_body=key)
 
