@@ -375,8 +375,8 @@ async def test_a_video_that_would_be_late_is_refused_with_the_time_to_ask_again(
         jobs = stack.gateway.services.jobs
         body = {"model": VIDEO_MODEL, "prompt": "a cat", "size": "64x64", "num_frames": 5}
         units = 64 * 64 * 5 * 4
-        # Past videos of this size took 80 s, and with so few known half of that is thought possible:
-        # one can be done in time, not one behind another.
+        # Past videos of this size took 80 s, and while few forecasts were compared, half of that is
+        # thought possible: one can be done in time, not one behind another.
         for _ in range(20):
             await jobs.redis.lpush(f"sluice:jobs:service:{VIDEO_MODEL}", f"{units}.0 80.0")
         first = await caller.create({"idempotency-key": "one"})
