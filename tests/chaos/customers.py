@@ -21,6 +21,7 @@ class Ledger:
     ended: dict[str, str] = field(default_factory=dict)
     contradictions: list[str] = field(default_factory=list)
     refusals: int = 0
+    accepted_under_kills: int = 0
 
 
 class Customers:
@@ -39,6 +40,10 @@ class Customers:
         async with _session() as session:
             while await self.look(session) < len(self.told.accepted):
                 await asyncio.sleep(0.5)
+
+    def note_peace(self) -> None:
+        """Note how far it is: nobody is killed from now on."""
+        self.told.accepted_under_kills = len(self.told.accepted)
 
     async def _create_all(self) -> None:
         """Create every video; each is asked for until a gateway has said yes."""

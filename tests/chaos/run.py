@@ -11,7 +11,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class Plan:
     kill_every_s: float = 1.5
     least_age_s: float = 2.0
     start_within_s: float = 120.0
-    end_within_s: float = 1200.0
+    end_within_s: float = 3600.0
     lease_s: float = 4.0
     seed: int = 1
 
@@ -63,7 +63,8 @@ class Found:
     """What came of it. All of the first five must be zero.
 
     `lost` are those that were accepted and whose end nobody was told, for whatever reason; `open`
-    are those of them that had not ended when the time was over.
+    are those of them that had not ended when the time was over. `accepted_under_kills` tells how
+    many of the jobs met the terror at all.
     """
 
     not_accepted: int
@@ -73,6 +74,7 @@ class Found:
     records_without_artifact: int
     open: int
     accepted: int
+    accepted_under_kills: int
     completed: int
     failed: int
     made_twice: int
@@ -118,7 +120,8 @@ async def run(plan: Plan, directory: Path) -> Found:
         try:
             await _until_one_answers(urls, plan.start_within_s)
             terror = _terrorise(plan, workers, gateways, victim)
-            await endure(customers.see_all_through(), terror, plan.end_within_s)
+            work = customers.see_all_through()
+            await endure(work, terror, plan.end_within_s, at_peace=customers.note_peace)
             await customers.look_again(LAST_LOOK_S)
         finally:
             await asyncio.gather(*(each.end() for each in mortals))
@@ -134,6 +137,7 @@ async def run(plan: Plan, directory: Path) -> Found:
     made = sum(each.created for each in replicas)
     return Found(
         not_accepted=plan.jobs - counts["accepted"],
+        accepted_under_kills=customers.told.accepted_under_kills,
         **counts,
         made_twice=made - counts["completed"],
         worker_kills=sum(each.deaths for each in workers),
@@ -146,13 +150,18 @@ async def run(plan: Plan, directory: Path) -> Found:
 
 
 async def endure(
-    work: Coroutine[Any, Any, None], terror: Coroutine[Any, Any, None], within_s: float
+    work: Coroutine[Any, Any, None],
+    terror: Coroutine[Any, Any, None],
+    within_s: float,
+    *,
+    at_peace: Callable[[], None] = lambda: None,
 ) -> None:
     """Do the work, in terror for half of the time at the most; give it up when the time is over."""
     working, fearing = asyncio.create_task(work), asyncio.create_task(terror)
     try:
         await asyncio.wait({working, fearing}, timeout=within_s / 2, return_when="FIRST_COMPLETED")
         fearing.cancel()
+        at_peace()
         await asyncio.wait({working}, timeout=within_s / 2)
     finally:
         for each in (working, fearing):
