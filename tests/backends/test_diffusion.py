@@ -2,7 +2,8 @@
 
 import pytest
 
-from backends.diffusion import UnknownVideoModel, VideoOrder, launch_command
+from backends.diffusion import UnknownVideoModel, launch_command
+from backends.video_order import VideoOrder
 
 
 def test_wan_on_eight_gpus_splits_guidance_and_sequence_and_never_rings() -> None:

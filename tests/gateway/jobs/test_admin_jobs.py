@@ -14,7 +14,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from backends.simulated.diffusion import DiffusionFaults, DiffusionSettings
+from backends.simulated.diffusion_settings import DiffusionFaults, DiffusionSettings
 from gateway.cli.failure import CommandFailed
 from gateway.cli.jobs import main
 from gateway.reload import Reloader
