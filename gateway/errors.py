@@ -27,6 +27,7 @@ GatewayError
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -41,6 +42,7 @@ class GatewayError(Exception):
     type: ClassVar[str] = "server_error"
     code: str | None = None
     retryable: ClassVar[bool | None] = None
+    headers: Mapping[str, str] = MappingProxyType({})  # what else the answer's head tells
 
     def __init__(
         self,
@@ -245,12 +247,11 @@ def headers(error: GatewayError) -> Mapping[str, str]:
     Retry-After is in whole seconds, 1 to 120 (the SDKs give up on more); a longer wait is told
     as final.
     """
-    found: dict[str, str] = {}
+    found = dict(error.headers)
     if error.status == 401:
         found["www-authenticate"] = "Bearer"
     retryable = error.retryable
     if isinstance(error, RateLimited):
-        found.update(error.headers)
         retryable = False if error.final else None
     if error.retry_after_s is not None:
         if error.retry_after_s > 120:

@@ -91,12 +91,12 @@ class Files:
             await batch.execute()
         return file
 
-    async def find(self, tenant: str, file_id: str) -> StoredFile:
-        """Give a tenant's file; raises NotFound."""
+    async def find(self, tenant: str, file_id: str, *, param: str = "id") -> StoredFile:
+        """Give a tenant's file; raises NotFound, which names the parameter at fault."""
         found = await _answer(self._redis.hgetall(f"sluice:file:{file_id}"))
         file = _file(file_id, found)
         if file is None or file.tenant != tenant:
-            raise NotFound(f"No such File object: {file_id[:100]}", param="id")
+            raise NotFound(f"No such File object: {file_id[:100]}", param=param)
         return file
 
     async def page(
@@ -135,15 +135,17 @@ class Files:
                 return files, False
             after = names[-1]
 
-    async def content(self, tenant: str, file_id: str, *, most_bytes: int) -> bytes:
+    async def content(
+        self, tenant: str, file_id: str, *, most_bytes: int, param: str = "id"
+    ) -> bytes:
         """Give a small file's bytes; raises NotFound, BodyTooLarge."""
-        file = await self.find(tenant, file_id)
+        file = await self.find(tenant, file_id, param=param)
         if file.size_bytes > most_bytes:
             raise BodyTooLarge(f"The file is larger than {most_bytes} bytes.")
         try:
             return b"".join([piece async for piece in self._artifacts.read(file.artifact)])
         except NoArtifact:
-            raise NotFound(f"No such File object: {file_id[:100]}", param="id") from None
+            raise NotFound(f"No such File object: {file_id[:100]}", param=param) from None
 
     async def remove(self, file: StoredFile) -> None:
         """Forget a file and its bytes."""

@@ -221,7 +221,7 @@ class VideoIntake:
         if reference is not None:
             written = await put(self._artifacts, f"videos/{job_id}/reference", reference)
             new = _with_reference(new, written.name)
-        submitted = await self._jobs.submit(new, now=now, is_late=late_by_s > 0)
+        submitted = await self._jobs.submit(new, now=now, known_only=late_by_s > 0)
         return await self._made(submitted, new, now, late_by_s)
 
     async def prospect(self, jobs: Sequence[Job]) -> list[Prospect]:
@@ -276,7 +276,7 @@ class VideoIntake:
                     retry_after_s=None if new.units > limit else after_s,
                     final=new.units > limit,
                 )
-            case Taken.LATE:
+            case Taken.UNKNOWN:
                 raise TooLate(
                     f"The video would be done in {late_by_s + deadline_s:.0f} s, after its deadline"
                     f" of {deadline_s:.0f} s.",

@@ -11,7 +11,7 @@ from gateway.api.forms import named, read_document
 from gateway.api.job_access import asked, find_job, limits_of, listed, plausible, trace_of
 from gateway.api.job_document import BATCH_REQUEST, body
 from gateway.call import Principal
-from gateway.errors import Conflict, GatewayError, InvalidRequest, QueueFull
+from gateway.errors import Conflict, GatewayError, InvalidRequest, NotFound, QueueFull
 from gateway.jobs.batches import RowStore
 from gateway.jobs.model import Job, JobKind, NewJob, Taken, new_id
 from gateway.services import Services
@@ -30,18 +30,24 @@ _FIELDS = frozenset(
 
 @router.post("", openapi_extra=body(**{"application/json": BATCH_REQUEST}))
 async def create_batch(request: Request) -> Response:
-    """Take a batch on; its file is looked at afterwards."""
+    """Take a batch on; the lines of its file are looked at afterwards."""
     async with asked(request, creates=True) as (services, principal):
         fields = await read_document(request, services)
         repeat = _repeat(Repeat.of(request.headers), fields)
         new = _new(fields, principal, services, repeat, request)
-        submitted = await services.jobs.submit(new, now=services.clock.now())
+        refusal = await _refusal(services, principal, str(new.payload["input_file_id"]))
+        # What was made before is given again, though its file may be gone by now.
+        submitted = await services.jobs.submit(
+            new, now=services.clock.now(), known_only=refusal is not None
+        )
         match submitted.taken:
+            case Taken.UNKNOWN if refusal is not None:
+                raise refusal
             case Taken.CONFLICT:
                 raise Conflict(
                     "This idempotency key stands for another batch.", param="idempotency_key"
                 )
-            case Taken.FULL | Taken.QUOTA | Taken.LATE:
+            case Taken.FULL | Taken.QUOTA:
                 raise QueueFull(services.settings.queue.retry_after_s)
         job = await services.jobs.find(submitted.job_id)
         if job is None:
@@ -86,6 +92,23 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
 
 async def _find(services: Services, principal: Principal, batch_id: str) -> Job:
     return await find_job(services, principal, batch_id, JobKind.BATCH, "batch")
+
+
+async def _refusal(
+    services: Services, principal: Principal, file_id: str
+) -> NotFound | InvalidRequest | None:
+    """Say why a file cannot be a batch's input; another tenant's is not there at all."""
+    try:
+        file = await services.files.find(principal.tenant, file_id, param="input_file_id")
+    except NotFound as error:
+        return error
+    if file.purpose == "batch":
+        return None
+    return InvalidRequest(
+        f"The file '{file_id}' has the purpose '{file.purpose}'; a batch reads one of the purpose"
+        " 'batch'.",
+        param="input_file_id",
+    )
 
 
 def _repeat(repeat: Repeat, fields: dict[str, Any]) -> Repeat:

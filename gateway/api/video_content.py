@@ -29,6 +29,10 @@ class RangeNotSatisfiable(GatewayError):
 
     status, type, code, retryable = 416, "invalid_request_error", "range_not_satisfiable", False
 
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file has {size} bytes.")
+        self.headers = {"content-range": f"bytes */{size}"}
+
 
 @router.get("/v1/videos/{video_id}/content")
 @router.head("/v1/videos/{video_id}/content", include_in_schema=False)
@@ -127,7 +131,7 @@ def _part(request: Request, size: int, etag: str) -> tuple[int, int]:
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last) + 1, size) if first and last else size
     if start >= end:
-        raise RangeNotSatisfiable(f"The file has {size} bytes.")
+        raise RangeNotSatisfiable(size)
     return start, end
 
 

@@ -182,7 +182,9 @@ async def _reference(value: Any, services: Services, principal: Principal) -> by
         )
     if isinstance(found := value.get("file_id"), str):
         return image_of(
-            await services.files.content(principal.tenant, found, most_bytes=most),
+            await services.files.content(
+                principal.tenant, found, most_bytes=most, param="input_reference"
+            ),
             most_bytes=most,
         )
     raise InvalidRequest(

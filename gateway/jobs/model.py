@@ -106,7 +106,7 @@ class Taken(StrEnum):
     CONFLICT = "conflict"  # the idempotency key stands for something else
     FULL = "full"
     QUOTA = "quota"
-    LATE = "late"
+    UNKNOWN = "unknown"  # only one that was made before was wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ class JobStore:
         self.terms = terms or Terms()
         self.scripts = Scripts(redis)
 
-    async def submit(self, new: NewJob, *, now: float, is_late: bool = False) -> Submitted:
-        """Take a job on, once; one that `is_late` already only if it was taken on before."""
+    async def submit(self, new: NewJob, *, now: float, known_only: bool = False) -> Submitted:
+        """Take a job on, once; with `known_only` only give one that was taken on before."""
         fields = {
             "kind": str(new.kind),
             "tenant": new.tenant,
@@ -87,7 +87,7 @@ class JobStore:
             "index": index_key(new.kind, new.tenant),
             "deadline": new.deadline,
             "most_waiting": new.most_waiting,
-            "is_late": is_late,
+            "known_only": known_only,
         }
         for name, once in (("idempotency", new.idempotency), ("retried", new.retried)):
             if once is not None:

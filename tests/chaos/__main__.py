@@ -31,9 +31,7 @@ def main() -> int:
         directory.mkdir(parents=True, exist_ok=True)
         found = asyncio.run(run(plan, directory))
     print(found.table())
-    broken = found.lost + found.ended_twice + found.artifacts_without_record
-    broken += found.records_without_artifact
-    return 1 if broken or found.share_made_twice >= 0.01 else 0
+    return 1 if found.broken or found.share_made_twice >= 0.01 else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Callers who create videos through whichever gateway answers, and remember what they were told."""
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ class Ledger:
     ended: dict[str, str] = field(default_factory=dict)
     contradictions: list[str] = field(default_factory=list)
     refusals: int = 0
+    accepted_under_kills: int = 0
 
 
 class Customers:
@@ -32,7 +34,18 @@ class Customers:
         self._at_once = at_once
         self._chance = random.Random(seed)
 
-    async def create_all(self) -> None:
+    async def see_all_through(self) -> None:
+        """Create every video and look until each has ended; for ever, where one never does."""
+        await self._create_all()
+        async with _session() as session:
+            while await self.look(session) < len(self.told.accepted):
+                await asyncio.sleep(0.5)
+
+    def note_peace(self) -> None:
+        """Note how far it is: nobody is killed from now on."""
+        self.told.accepted_under_kills = len(self.told.accepted)
+
+    async def _create_all(self) -> None:
         """Create every video; each is asked for until a gateway has said yes."""
         numbers = iter(range(self._count))
         async with _session() as session, asyncio.TaskGroup() as tasks:
@@ -56,20 +69,11 @@ class Customers:
                     break
                 await asyncio.sleep(0.1)
 
-    async def watch_until_ended(self, within_s: float) -> None:
-        """Look until every accepted video has ended, or the time is over."""
-        async with _session() as session:
-            try:
-                async with asyncio.timeout(within_s):
-                    while await self.look(session) < len(self.told.accepted):
-                        await asyncio.sleep(0.5)
-            except TimeoutError:
-                return
-
-    async def look_again(self) -> int:
-        """Go through all videos once more; gives how many have ended."""
-        async with _session() as session:
-            return await self.look(session)
+    async def look_again(self, within_s: float) -> None:
+        """Go through all videos once more, as far as the time allows."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s), _session() as session:
+                await self.look(session)
 
     async def look(self, session: aiohttp.ClientSession) -> int:
         """Go through the list of all videos; gives how many have ended."""

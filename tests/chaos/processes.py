@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +19,20 @@ class Mortal:
     """One process of ours that is started again whenever it ends, until it is told to stay dead."""
 
     name: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     log: Path
     env: dict[str, str]
     port: int
     deaths: int = 0
     _process: asyncio.subprocess.Process | None = None
     _task: asyncio.Task[None] | None = None
-    _over: bool = field(default=False)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
     _ready: float | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.returncode is None
 
     def start(self) -> None:
         """Begin to live."""
@@ -46,29 +50,36 @@ class Mortal:
         self.deaths += 1
         return True
 
-    async def end(self) -> None:
-        """Die and stay dead."""
-        self._over = True
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
-        if self._task is not None:
-            try:
-                await asyncio.wait_for(asyncio.shield(self._task), 15)
-            except TimeoutError:
-                self.kill()
-                await self._task
+    async def end(self, *, grace_s: float = 15.0) -> None:
+        """Die and stay dead: when asked, or else by force, whether it has ever served or not."""
+        self._over.set()
+        self._signal(signal.SIGTERM)
+        if self._task is None:
+            return
+        await asyncio.wait({self._task}, timeout=grace_s)
+        while not self._task.done():  # the signal is sent again: it may be just being started
+            self._signal(signal.SIGKILL)
+            await asyncio.wait({self._task}, timeout=0.5)
+        await self._task
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def _live(self) -> None:
-        while not self._over:
+        while not self._over.is_set():
             with self.log.open("ab") as output:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "gateway.cli", *self.words),
+                    *self.argv,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     env=self.env,
                     cwd=ROOT,
                 )
+            if self._over.is_set():  # it was told while this one was being started
+                self._signal(signal.SIGTERM)
             looking = asyncio.create_task(self._look())
             await self._process.wait()
             looking.cancel()

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
@@ -58,9 +59,26 @@ BODIES: Mapping[str, Mapping[str, Any] | None] = {
     "/v1/videos": {"model": OTHER_VIDEO_MODEL, "prompt": "p"},
     "/v1/videos/generations": {"model": OTHER_VIDEO_MODEL, "prompt": "p"},
     "/v1/files": None,
-    # A batch's file is looked for by a worker, as the batch's tenant: test_tenants.py.
-    "/v1/batches": None,
+    "/v1/batches": {
+        "input_file_id": "{file_id}",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    },
 }
+# Bodies that name a thing of A's by its id; the status and the parameter that B is told of.
+BY_ID: Sequence[tuple[str, Mapping[str, Any], tuple[int, str]]] = (
+    ("/v1/batches", BODIES["/v1/batches"] or {}, (404, "input_file_id")),
+    (
+        "/v1/videos",
+        {"model": VIDEO_MODEL, "prompt": "p", "input_reference": {"file_id": "{file_id}"}},
+        (404, "input_reference"),
+    ),
+    (
+        "/v1/responses",
+        {"model": MODEL, "input": "hi", "previous_response_id": "{response_id}"},
+        (400, "previous_response_id"),
+    ),
+)
 OPEN = (
     *("/health", "/livez", "/ping", "/readyz", "/metrics", "/version"),
     *("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
@@ -90,7 +108,7 @@ MATRIX: Mapping[Route, Kind] = {
     **{route: Kind.THING for route in THINGS},
     **{("POST", path): Kind.ACT for path in BODIES},
 }
-NAMING = [("POST", path) for path, body in BODIES.items() if body is not None]
+NAMING = [("POST", path) for path, body in BODIES.items() if body is not None and "model" in body]
 CLOSED = sorted(route for route, kind in MATRIX.items() if kind is not Kind.OPEN)
 ADMIN: frozenset[Route] = frozenset(
     {
@@ -140,6 +158,12 @@ def made_up(path: str) -> dict[str, str]:
     return {"expires": "9999999999", "signature": "0" * 64} if "artifacts" in path else {}
 
 
+def with_ids(body: Mapping[str, Any], things: Mapping[str, str]) -> dict[str, Any]:
+    """Put ids into a body."""
+    filled_in: dict[str, Any] = orjson.loads(filled(orjson.dumps(body).decode(), things))
+    return filled_in
+
+
 async def test_the_matrix_knows_every_route(site: Site) -> None:
     assert served(create_app(site.gateway.services)) == set(MATRIX)
 
@@ -187,6 +211,30 @@ async def test_what_a_body_names_of_another_tenant_does_not_exist(
         own = VIDEO_MODEL if "video" in path else MODEL
         status, answer = await site.b.ask(method, path, json={**body, "model": own})
         assert status not in (401, 403, 404), answer
+
+
+async def test_every_body_that_can_name_something_is_tried() -> None:
+    tried = {path for _, path in NAMING} | {path for path, _, _ in BY_ID}
+    assert {path for path, body in BODIES.items() if body is not None} == tried
+
+
+@pytest.mark.parametrize(("path", "body", "refusal"), BY_ID)
+async def test_what_a_body_names_by_id_of_another_tenant_is_as_if_it_did_not_exist(
+    site: Site, path: str, body: Mapping[str, Any], refusal: tuple[int, str]
+) -> None:
+    nowhere = {name: value[:-4] + "zzzz" for name, value in site.things.items()}
+    told = []
+    for things in (site.things, nowhere):
+        status, answer = await site.b.ask("POST", path, json=with_ids(body, things))
+        text = str(answer)
+        for name, value in things.items():
+            text = text.replace(value, name)
+        told.append((status, text))
+        assert (status, answer["error"]["param"]) == refusal, answer
+    assert told[0] == told[1]
+    # It is the tenant, not the form of the body: A is understood.
+    status, answer = await site.a.ask("POST", path, json=with_ids(body, site.things))
+    assert status not in (401, 403, 404), answer
 
 
 @pytest.mark.parametrize("path", LISTS)

@@ -30,7 +30,7 @@ async def test_a_body_cannot_name_another_tenant_s_things(
 
 
 async def test_a_batch_finds_no_file_of_another_tenant(site: Site) -> None:
-    """A batch's file is looked for afterwards, by the tenant whose batch it is."""
+    """It is looked for when the batch is made and again by the worker, as the batch's tenant."""
     files, file_id = site.gateway.services.files, site.things["file_id"]
     assert (await files.find("a", file_id)).tenant == "a"
     with pytest.raises(NotFound):

@@ -64,9 +64,9 @@ class Up(Running):
         places = ("--data-dir", str(self.data), "--ready-file", str(self.ready_file))
         super().__init__(directory / "up.log", "up", "--port", "0", *places, *words)
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self, within_s: float = START_WITHIN_S) -> dict[str, Any]:
         """Wait for the ready file."""
-        poll(lambda: self.ready_file.exists() or self.process.poll() is not None, START_WITHIN_S)
+        poll(lambda: self.ready_file.exists() or self.process.poll() is not None, within_s)
         assert self.ready_file.exists(), self.log.read_text()
         found: dict[str, Any] = json.loads(self.ready_file.read_text())
         return found

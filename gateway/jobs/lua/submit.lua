@@ -1,4 +1,4 @@
--- ARGV[1]: JSON {id, now, fields, index, deadline, idempotency?, retried?, most_waiting, is_late, quota?}.
+-- ARGV[1]: JSON {id, now, fields, index, deadline, idempotency?, retried?, most_waiting, known_only, quota?}.
 local o = cjson.decode(ARGV[1])
 local key = JOB .. o.id
 if redis.call('EXISTS', key) == 1 then return {'made', o.id} end
@@ -14,7 +14,7 @@ for _, name in ipairs({'idempotency', 'retried'}) do
   end
 end
 
-if o.is_late then return {'late', ''} end
+if o.known_only then return {'unknown', ''} end
 local pool = o.fields.pool
 if redis.call('ZCARD', JOBS .. 'waiting:' .. pool) >= o.most_waiting then return {'full', ''} end
 

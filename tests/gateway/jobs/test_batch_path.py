@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
@@ -15,7 +15,7 @@ from gateway.jobs.model import Claim
 from gateway.jobs.store import JobStore
 from gateway.worker_main import worker_for
 from tests.gateways import RunningGateway, running_gateway
-from tests.workers import running_worker
+from tests.workers import VIDEO_MODEL, running_worker, video_stack
 
 MODEL = "llama2-70b"
 ENDED = {"completed", "failed", "expired", "cancelled"}
@@ -145,15 +145,32 @@ async def test_rows_that_fail_are_in_the_error_file(
     assert line["response"]["body"]["error"]["message"]
 
 
-async def test_an_unknown_file_makes_a_batch_that_fails(
+@pytest.mark.parametrize("file_id", ["file-nope", "../etc", "f" * 500])
+async def test_an_unknown_file_is_refused_at_once(client: openai.AsyncOpenAI, file_id: str) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.batches.create(
+            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert refused.value.param == "input_file_id"
+    assert not (await client.batches.list()).data
+
+
+async def test_a_file_of_another_purpose_is_refused_at_once(client: openai.AsyncOpenAI) -> None:
+    file = await client.files.create(file=("rows.jsonl", b"{}"), purpose="user_data")
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert (refused.value.param, refused.value.code) == ("input_file_id", "invalid_value")
+    assert not (await client.batches.list()).data
+
+
+async def test_a_batch_whose_file_goes_before_it_is_looked_at_fails(
     gateway: RunningGateway, client: openai.AsyncOpenAI
 ) -> None:
+    batch = await begin(client, rows(1))
+    await client.files.delete(batch.input_file_id)
     async with running_worker(gateway):
-        batch = await client.batches.create(
-            input_file_id="file-nope",
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-        )
         found = await ended(client, batch.id)
     assert found.status == "failed"
     assert (found.errors.data[0].code, found.errors.data[0].param) == ("invalid_request", "file_id")
@@ -226,8 +243,9 @@ async def test_a_second_worker_goes_on_where_the_first_left(
 
 
 async def test_the_same_key_gives_the_same_batch(client: openai.AsyncOpenAI) -> None:
+    file = await client.files.create(file=("rows.jsonl", b"{}"), purpose="batch")
     asked: dict[str, Any] = {
-        "input_file_id": "file-x",
+        "input_file_id": file.id,
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
     }
@@ -235,6 +253,8 @@ async def test_the_same_key_gives_the_same_batch(client: openai.AsyncOpenAI) -> 
     first = await client.batches.create(**asked, extra_body=key)
     again = await client.batches.create(**asked, extra_body=key)
     assert first.id == again.id
+    await client.files.delete(file.id)
+    assert (await client.batches.create(**asked, extra_body=key)).id == first.id
     with pytest.raises(openai.ConflictError):
         await client.batches.create(**{**asked, "completion_window": "1h"}, extra_body=key)
 
@@ -291,3 +311,66 @@ async def test_a_worker_that_is_told_to_leave_gives_back_what_it_has_just_claime
         await worker.run(stop)
     (waiting,) = await worker.jobs.live()
     assert (waiting.id, waiting.worker, waiting.fence) == (batch.id, None, 2)
+
+
+ROWS_OF = {
+    "/v1/completions": {"model": MODEL, "prompt": "hi", "max_tokens": 4},
+    "/v1/embeddings": {"model": MODEL, "input": "hi"},
+    "/v1/responses": {"model": MODEL, "input": "hi", "max_output_tokens": 4},
+    "/v1/videos": {"model": VIDEO_MODEL, "prompt": "a cat", "size": "64x64", "num_frames": 5},
+}
+SHOWN_AS = {
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "list",
+    "/v1/responses": "response",
+    "/v1/videos": "video",
+}
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+@pytest.mark.parametrize("endpoint", ROWS_OF)
+async def test_every_endpoint_s_rows_are_answered_as_it_would(
+    redis_url: str, tmp_path: Path, endpoint: str
+) -> None:
+    lines = [
+        {"custom_id": f"row-{n}", "method": "POST", "url": endpoint, "body": ROWS_OF[endpoint]}
+        for n in range(3)
+    ]
+    simulated = SimulatedSettings(model=MODEL, throughput_scale=8.0)
+    async with (
+        serve(simulated) as urls,
+        video_stack(redis_url, tmp_path, models={MODEL: urls}) as stack,
+        openai.AsyncOpenAI(base_url=stack.base_url, api_key="x") as client,
+    ):
+        text = "\n".join(map(json.dumps, lines)).encode()
+        file = await client.files.create(file=("rows.jsonl", text), purpose="batch")
+        batch: Any = await client.batches.create(
+            input_file_id=file.id,
+            endpoint=cast(Any, endpoint),
+            completion_window="24h",
+        )
+        batch = await ended(client, batch.id)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 3), batch
+        answers = await lines_of(client, batch.output_file_id)
+        assert {line["response"]["body"]["object"] for line in answers} == {SHOWN_AS[endpoint]}
+        # A row's video is a job of its own, and there is one for each row.
+        videos = (await client.videos.list()).data
+        assert len({each.id for each in videos}) == (3 if endpoint == "/v1/videos" else 0)
+
+
+async def test_a_batch_whose_window_is_over_gives_what_is_done_and_names_the_rest(
+    gateway: RunningGateway, client: openai.AsyncOpenAI
+) -> None:
+    batch = await begin(client, rows(3))
+    jobs, now = gateway.services.jobs, gateway.services.clock.now()
+    key = f"sluice:job:{batch.id}"
+    await jobs.redis.hset(key, "deadline", f"{now - 1:.6f}")
+    await jobs.redis.zadd("sluice:jobs:deadlines", {batch.id: now - 1})
+    await jobs.tick(now=now)
+    async with running_worker(gateway):
+        found = await ended(client, batch.id)
+    assert (found.status, found.expired_at is not None) == ("expired", True)
+    assert (found.request_counts.total, found.request_counts.completed) == (3, 0)
+    lines = await lines_of(client, found.error_file_id)
+    assert {line["error"]["code"] for line in lines} == {"batch_expired"}
+    assert {line["custom_id"] for line in lines} == {"row-0", "row-1", "row-2"}

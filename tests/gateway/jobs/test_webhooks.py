@@ -14,7 +14,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from backends.clock import SystemClock
-from gateway.jobs.model import JobKind, NewJob
+from gateway.jobs.model import JobError, JobKind, NewJob, Offer
 from gateway.jobs.store import JobStore
 from gateway.settings_jobs import WebhookSettings
 from gateway.tasks import Background
@@ -101,6 +101,50 @@ async def test_an_end_is_told_in_a_way_that_the_sdk_accepts(
     client.webhooks.verify_signature(body, headers)
     with pytest.raises(openai.InvalidWebhookSignatureError):
         client.webhooks.verify_signature(body + b" ", headers)
+
+
+@pytest.mark.parametrize("state", ["completed", "expired", "failed", "cancelled"])
+async def test_the_end_of_a_batch_is_one_of_the_events_that_the_sdk_knows(
+    redis: Redis, listener: Listener, state: str
+) -> None:
+    async with telling(redis, listener.url) as jobs:
+        now = SystemClock().now()
+        await jobs.submit(a_batch("batch_1", now), now=now)
+        if state == "cancelled":
+            await jobs.cancel("batch_1", now=now)
+        else:
+            offers = [Offer("@batch", ("offline",), None)]
+            claim = await jobs.claim("me", offers, nonce="n", now=now)
+            assert claim is not None
+            if state == "failed":
+                await jobs.fail(claim, JobError("invalid_batch", "not valid"), now=now)
+            else:
+                await jobs.complete(claim, {"state": state}, now=now)
+        await until(lambda: listener.seen)
+    ((headers, body),) = listener.seen
+    client = openai.OpenAI(api_key="x", webhook_secret=SECRET)
+    event: Any = client.webhooks.unwrap(body, headers)
+    assert (event.type, event.data.id) == (f"batch.{state}", "batch_1")
+
+
+def a_batch(job_id: str, now: float) -> NewJob:
+    """Give a batch that nobody has looked at."""
+    return NewJob(
+        id=job_id,
+        kind=JobKind.BATCH,
+        tenant="a",
+        pool="@batch",
+        class_name="offline",
+        rank=3,
+        payload={
+            "input_file_id": "file-1",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
+        units=0.0,
+        deadline=now + 100,
+        ttl_s=100,
+    )
 
 
 async def test_what_is_not_taken_comes_again_with_the_same_id(
