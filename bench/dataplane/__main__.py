@@ -5,6 +5,7 @@ Repetitions are interleaved, so that whatever else the machine does hits every t
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,8 @@ DEFAULT_TARGETS = ("direct", "sluice", "smg", "nginx", "sglang-router", "vllm-ro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure and print; SIGTERM ends gateways, stores and the upstream, too."""
+    signal.signal(signal.SIGTERM, _leave)
     options = _parser().parse_args(arguments)
     targets: list[str] = options.target or [*DEFAULT_TARGETS]
     found: dict[str, list[Figures]] = {}
@@ -37,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     print(bars(found))
     return 0
+
+
+def _leave(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _measure(

@@ -126,7 +126,7 @@ def sluice(place: Place, *, workers: int = 1, policy: str = "promised") -> Comma
     assert store.stdout is not None  # noqa: S101 a pipe was asked for
     try:
         given = json.loads(store.stdout.readline())
-    except ValueError:
+    except BaseException:  # told to end meanwhile, too
         processes.end(store)
         raise
     config = {
