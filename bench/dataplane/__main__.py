@@ -53,7 +53,12 @@ def _measure(
         phases = [each for each in phases if each not in ("memory", "soak")]
     try:
         with Bench(name, binaries, port=options.port, cores=options.cores.split(":")) as bench:
-            run = Run(bench, for_s=options.seconds, soak_chunks=options.soak_chunks)
+            run = Run(
+                bench,
+                for_s=options.seconds,
+                soak_chunks=options.soak_chunks,
+                soak_s=options.soak_seconds,
+            )
             figures = run.phases(phases)
     except NotInstalled as error:
         print(f"{name}: left out, {error}", file=sys.stderr, flush=True)
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     parser.add_argument("--phases", default="unary,streams,saturated,memory")
     parser.add_argument("--soak-chunks", type=int, default=10_000_000)
+    parser.add_argument("--soak-seconds", type=float, default=3600.0, help="at most")
     parser.add_argument("--port", type=int, default=9100, help="and 100 and 150 above it")
     parser.add_argument("--cores", default="0:1", help="instruments:gateway, as taskset reads them")
     parser.add_argument("--out", type=Path, help="append the figures to this file")
