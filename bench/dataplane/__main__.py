@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--phases", default="unary,streams,saturated,memory")
     parser.add_argument("--soak-chunks", type=int, default=10_000_000)
     parser.add_argument("--soak-seconds", type=float, default=3600.0, help="at most")
-    parser.add_argument("--port", type=int, default=9100, help="and 100 and 150 above it")
+    parser.add_argument("--port", type=int, default=9100, help="and 10 and 20 above it")
     parser.add_argument("--cores", default="0:1", help="instruments:gateway, as taskset reads them")
     parser.add_argument("--out", type=Path, help="append the figures to this file")
     parser.add_argument("--show", type=Path, nargs="+", help="print figures that were written")

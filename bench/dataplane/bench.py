@@ -44,7 +44,7 @@ class Bench:
         self._stack = ExitStack()
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self.directory = directory
-        place = Place(port, port + 100, directory)
+        place = Place(port, port + 10, directory)
         try:
             self.upstream = Upstream.start(binaries, port, self._instrument_pin)
             self._stack.callback(processes.end, self.upstream.process)

@@ -93,7 +93,7 @@ def _router(place: Place, argv: tuple[str, ...], *options: str) -> Command:
     shared = (
         "--worker-urls", *place.replicas,
         "--host", "127.0.0.1", "--port", str(place.port),
-        "--prometheus-port", str(place.port + 50),
+        "--prometheus-port", str(place.port + 10),
         "--policy", "round_robin", "--log-level", "error",
     )  # fmt: skip
     return Command((*argv, *shared, *options))
@@ -132,7 +132,7 @@ def sluice(place: Place, *, workers: int = 1, policy: str = "promised") -> Comma
     config = {
         "host": "127.0.0.1",
         "port": place.port,
-        "admin_port": place.port + 50,
+        "admin_port": place.port + 10,
         "workers": workers,
         "redis_url": given["url"],
         "routing": {"policy": policy},
