@@ -196,7 +196,9 @@ class Desk:
         """Take in that calls of another gateway have begun to wait: they get what is spare here."""
         if self._book is None and not self._backlog:
             self._backlog = dict(backlog)
-            if self._spares or self._operations:
+            if self._task is not None:  # the answer that is under way may be older: have another
+                self._operations.append(exchange.sweep({}))
+            elif self._spares or self._operations:
                 self._start()
 
     def come_back(self) -> None:
