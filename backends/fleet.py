@@ -115,10 +115,21 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The replicas of one model, in the order of their ids."""
+    """The replicas of one model, in the order of their ids.
+
+    `renames`: an engine of the pool knows the model by another name; `engines` are their kinds.
+    """
 
     model: str
     standings: tuple[Standing, ...] = ()
+    renames: bool = field(init=False, repr=False, compare=False)
+    engines: frozenset[EngineKind] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find out once what every call asks."""
+        replicas = [standing.replica for standing in self.standings]
+        object.__setattr__(self, "renames", any(each.served_name for each in replicas))
+        object.__setattr__(self, "engines", frozenset([each.engine for each in replicas]))
 
     @property
     def routable(self) -> tuple[Standing, ...]:
@@ -132,6 +143,7 @@ class Fleet:
 
     pools: Mapping[str, Pool] = field(default_factory=lambda: MappingProxyType({}))
     at: float = 0.0
+    _by_id: dict[str, Standing] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def pool(self, model: str) -> Pool:
         """The pool of a model; an empty one where nothing serves it."""
@@ -139,8 +151,8 @@ class Fleet:
 
     def standing(self, replica_id: str) -> Standing | None:
         """What is known of one replica."""
-        for pool in self.pools.values():
-            for standing in pool.standings:
-                if standing.replica.id == replica_id:
-                    return standing
-        return None
+        known = self._by_id
+        if not known:  # made when first asked: snapshots come often, and not each is asked
+            for pool in self.pools.values():
+                known.update({each.replica.id: each for each in pool.standings})
+        return known.get(replica_id)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from backends.fleet import Replica
 from backends.slo import Class
+from gateway.afterwards import Later, at_once
 from gateway.call import Outcome, Receipt
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
 from gateway.promises import kept
@@ -110,9 +112,11 @@ class Accounting:
         log: CallLog,
         classes: Mapping[str, Class] | None = None,
         watcher: Watcher | None = None,
+        later: Later = at_once,
     ) -> None:
         self._metrics = metrics
         self._watcher = watcher
+        self._later = later
         self._classes = classes or {}
         self._tracer = tracer
         self._sampling = sampling
@@ -160,21 +164,28 @@ class Accounting:
         carrier: Mapping[str, str],
         error: BaseException | None,
     ) -> None:
-        """Close a call's account: how it ended goes into metrics, its span and one log line."""
+        """Close a call's account: how it ended is noted now, and written down later."""
         call = receipt.call
         receipt.outcome = outcome_of(error)
         if isinstance(error, GatewayError):
             receipt.error_code = error.code
             receipt.status = receipt.status or error.status
         duration_s = asyncio.get_running_loop().time() - call.arrived
+        self._later(partial(self._write, receipt, span, carrier, duration_s))
+
+    def _write(
+        self, receipt: Receipt, span: Span | None, carrier: Mapping[str, str], duration_s: float
+    ) -> None:
+        """Write a call into metrics, its span and one log line."""
+        ended_at = receipt.call.arrived_at + duration_s
         self._measure(receipt, duration_s, ids_of(span, {})[0])
         if self._watcher is not None:
             self._watcher.closed(receipt, duration_s)
         if span is not None:
             describe(span, receipt)
-            span.end()
+            span.end(int(ended_at * 1e9))
         line = line_of(receipt, ids_of(span, carrier), duration_s)
-        self._log.write(line, call.arrived_at + duration_s)
+        self._log.write(line, ended_at)
 
     def _measure(self, receipt: Receipt, duration_s: float, trace_id: str | None) -> None:
         call, metrics = receipt.call, self._metrics

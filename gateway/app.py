@@ -13,6 +13,7 @@ from backends.probe import Prober
 from backends.registry import Registry
 from backends.store_schema import VERSION
 from gateway.accounting import Accounting
+from gateway.afterwards import Afterwards, Later
 from gateway.agreement import Agreement
 from gateway.api import (
     batches,
@@ -70,7 +71,9 @@ async def services_for(
         log = CallLog(telemetry.log_level, telemetry.log_format)
         sampling = Sampling(telemetry.trace_ratio, is_on=telemetry.otlp_endpoint is not None)
         stack.callback(provider.shutdown)
-        metrics = Metrics.create()
+        afterwards = Afterwards()
+        stack.callback(afterwards.catch_up)
+        metrics = Metrics.create(afterwards)
         registry = Registry(redis, configured=settings.adopted_replicas())
         prober = Prober(registry)
         keys = KeyStore(redis, clock)
@@ -82,7 +85,7 @@ async def services_for(
         stack.push_async_callback(ledger.aclose)
         classes = settings.classes_by_name()
         relay = _relay(settings, upstreams, prober)
-        steering = _steering(settings, registry, ledger, clock)
+        steering = _steering(settings, registry, ledger, clock, afterwards)
         explain = settings.explain
         explanations = Explanations(
             redis, clock, records_per_s=explain.records_per_s, ttl_s=explain.ttl_s
@@ -97,7 +100,13 @@ async def services_for(
             ledger=ledger,
             relay=relay,
             accounting=Accounting(
-                metrics, provider.get_tracer("sluice"), sampling, log, classes, signaller
+                metrics,
+                provider.get_tracer("sluice"),
+                sampling,
+                log,
+                classes,
+                signaller,
+                afterwards,
             ),
             steering=steering,
             explanations=explanations,
@@ -166,7 +175,7 @@ def _relay(settings: Settings, upstreams: Upstreams, prober: Prober) -> Relay:
 
 
 def _steering(
-    settings: Settings, registry: Registry, ledger: RedisLedger, clock: Clock
+    settings: Settings, registry: Registry, ledger: RedisLedger, clock: Clock, later: Later
 ) -> Steering:
     return Steering(
         registry=registry,
@@ -177,6 +186,7 @@ def _steering(
         rtt_s={name: site.rtt_ms / 1e3 for name, site in settings.sites.items()},
         most_waiting=settings.queue.max_waiting,
         weights={name: each.weight for name, each in settings.tenants.items()},
+        later=later,
     )
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 from backends.clock import Clock
 from backends.registry import Registry
+from gateway.afterwards import Later, at_once
 from gateway.call import Receipt
 from gateway.estimates import Estimates
 from gateway.plans import GENERATES, Placed
@@ -26,12 +27,14 @@ class Lessons:
         clock: Clock,
         estimates: Estimates,
         pools: Pools,
+        later: Later = at_once,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._clock = clock
         self._estimates = estimates
         self._pools = pools
+        self.later = later
 
     def awaiting(self, placed: Placed, receipt: Receipt) -> "Awaiting":
         """Cover an attempt: hears its first token, and how it went."""
@@ -117,4 +120,4 @@ class Awaiting:
         if self._timer is not None:
             self._timer.cancel()
         if kind is None:
-            self._lessons.ended(self._placed, self._receipt)
+            self._lessons.later(partial(self._lessons.ended, self._placed, self._receipt))

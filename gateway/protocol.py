@@ -109,12 +109,16 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Httptools: a piece of the request's target."""
-        self._count(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > self.header_bytes:
+            self._refuse_head()
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Httptools: one header line."""
-        self._count(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.header_bytes:
+            self._refuse_head()
         name = name.lower()  # what uvicorn does, without a call more for each header
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -233,9 +237,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if cycle is not None:
             cycle.scope["extensions"] = {}
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self.header_bytes and not self._is_refused:
+    def _refuse_head(self) -> None:
+        if not self._is_refused:
             self.refuse(HeadersTooLarge(f"Headers are limited to {self.header_bytes} bytes."))
 
     def _await_head(self) -> None:

@@ -15,6 +15,7 @@ from backends.fleet import HealthState, Pool
 from backends.registry import Registry
 from backends.slo import Class, Targets
 from gateway.admission import Outlook
+from gateway.afterwards import Later, at_once
 from gateway.call import Call, Receipt
 from gateway.estimates import Estimates, Size
 from gateway.lessons import Lessons
@@ -49,6 +50,7 @@ class Steering:
         weights: Mapping[str, float] | None = None,
         most_waiting: int = 4096,
         dice: Random | None = None,
+        later: Later = at_once,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
@@ -60,7 +62,7 @@ class Steering:
         self._most_waiting = most_waiting
         self.estimates = Estimates()
         self.pools = Pools(classes, ledger.outstanding, rtt_s or {}, promises=self._promises)
-        self.lessons = Lessons(registry, ledger, clock, self.estimates, self.pools)
+        self.lessons = Lessons(registry, ledger, clock, self.estimates, self.pools, later)
         self._returns: dict[str, Returns] = {}
         self._waiters: dict[str, Waiters] = {}
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}

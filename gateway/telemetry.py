@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.registry import Collector
 
 from gateway.meters import Counts, Spreads
 
@@ -52,9 +53,14 @@ class Metrics:
     promises: Counts
 
     @classmethod
-    def create(cls) -> "Metrics":
-        """Make all instruments; names are OpenTelemetry's where it has one."""
+    def create(cls, first: Collector | None = None) -> "Metrics":
+        """Make all instruments; names are OpenTelemetry's where it has one.
+
+        `first` is asked before all others whenever they are read.
+        """
         registry = CollectorRegistry()
+        if first is not None:
+            registry.register(first)
         by = ["gen_ai_operation_name", "gen_ai_request_model", "sluice_class"]
 
         def histogram(name: str, text: str, bounds: tuple[float, ...], *more: str) -> Spreads:

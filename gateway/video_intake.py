@@ -127,10 +127,7 @@ class VideoIntake:
         settings = self._settings.models.get(model)
         if settings is not None and settings.engine is EngineKind.DIFFUSION:
             return True
-        for standing in self._registry.fleet.pool(model).standings:
-            if standing.replica.engine is EngineKind.DIFFUSION:
-                return True
-        return False
+        return EngineKind.DIFFUSION in self._registry.fleet.pool(model).engines
 
     def limits(self, model: str) -> VideoLimits:
         """Give what a model can make."""

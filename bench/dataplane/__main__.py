@@ -5,6 +5,7 @@ Repetitions are interleaved, so that whatever else the machine does hits every t
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,8 @@ DEFAULT_TARGETS = ("direct", "sluice", "smg", "nginx", "sglang-router", "vllm-ro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure and print; SIGTERM ends gateways, stores and the upstream, too."""
+    signal.signal(signal.SIGTERM, _leave)
     options = _parser().parse_args(arguments)
     targets: list[str] = options.target or [*DEFAULT_TARGETS]
     found: dict[str, list[Figures]] = {}
@@ -39,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _leave(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
 def _measure(
     name: str, binaries: Path, options: argparse.Namespace, repetition: int
 ) -> Figures | None:
@@ -47,7 +53,12 @@ def _measure(
         phases = [each for each in phases if each not in ("memory", "soak")]
     try:
         with Bench(name, binaries, port=options.port, cores=options.cores.split(":")) as bench:
-            run = Run(bench, for_s=options.seconds, soak_chunks=options.soak_chunks)
+            run = Run(
+                bench,
+                for_s=options.seconds,
+                soak_chunks=options.soak_chunks,
+                soak_s=options.soak_seconds,
+            )
             figures = run.phases(phases)
     except NotInstalled as error:
         print(f"{name}: left out, {error}", file=sys.stderr, flush=True)
@@ -81,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     parser.add_argument("--phases", default="unary,streams,saturated,memory")
     parser.add_argument("--soak-chunks", type=int, default=10_000_000)
-    parser.add_argument("--port", type=int, default=9100, help="and 100 and 150 above it")
+    parser.add_argument("--soak-seconds", type=float, default=3600.0, help="at most")
+    parser.add_argument("--port", type=int, default=9100, help="and 10 and 20 above it")
     parser.add_argument("--cores", default="0:1", help="instruments:gateway, as taskset reads them")
     parser.add_argument("--out", type=Path, help="append the figures to this file")
     parser.add_argument("--show", type=Path, nargs="+", help="print figures that were written")

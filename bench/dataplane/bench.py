@@ -7,7 +7,7 @@ The upstream and the load generator run on one CPU, the gateway's processes on a
   second each. Two equations give CPU per stream and per chunk.
 - saturated: closed loop; 64 unary calls in flight, then 256 streams at rising rates.
 - memory: idle, and with 1,000 and 5,000 open streams.
-- soak: streams of 1,000 chunks until so many chunks have gone through, each compared.
+- soak: streams of 1,000 chunks, each compared, until so many have gone through, or for so long.
 """
 
 import json
@@ -44,7 +44,7 @@ class Bench:
         self._stack = ExitStack()
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self.directory = directory
-        place = Place(port, port + 100, directory)
+        place = Place(port, port + 10, directory)
         try:
             self.upstream = Upstream.start(binaries, port, self._instrument_pin)
             self._stack.callback(processes.end, self.upstream.process)
@@ -131,10 +131,11 @@ class Bench:
 class Run:
     """One repetition on one target: figures by name, gathered phase by phase."""
 
-    def __init__(self, bench: Bench, *, for_s: float, soak_chunks: int) -> None:
+    def __init__(self, bench: Bench, *, for_s: float, soak_chunks: int, soak_s: float) -> None:
         self.bench = bench
         self.for_s = for_s
         self.soak_chunks = soak_chunks
+        self.soak_s = soak_s
         self.figures: Figures = {}
         self._idle_cpu = 0.0
 
@@ -227,11 +228,12 @@ class Run:
         self.bench.upstream.behave(gap_us=GAP_US)
 
     def soak(self) -> None:
-        """Compare chunk after chunk until so many have gone through."""
+        """Compare chunk after chunk until so many have gone through, or the time is over."""
         self.bench.upstream.behave(gap_us=5_000)
         self._note(soak_chunks=0.0, soak_lost=0.0, soak_altered=0.0, soak_bad=0.0)
-        while self.figures["soak_chunks"] < self.soak_chunks:
-            load = Load(mode="closed", callers=200, chunks=1000, for_s=60.0)
+        ends_at = time.monotonic() + self.soak_s
+        while self.figures["soak_chunks"] < self.soak_chunks and time.monotonic() < ends_at:
+            load = Load(mode="closed", callers=200, chunks=1000, for_s=30.0)
             seen = self._load("soak", load)
             self.figures["soak_chunks"] += seen.of("seen")
             self.figures["soak_lost"] += seen.of("lost")

@@ -52,16 +52,25 @@ class Upstream:
         """Start it, and return when it answers."""
         argv = [*pin, str(binaries / "upstream"), str(port), str(REPLICAS)]
         upstream = cls(subprocess.Popen(argv, text=True), port)
+        try:
+            upstream.await_answer()
+        except BaseException:
+            processes.end(upstream.process)
+            raise
+        return upstream
+
+    def await_answer(self) -> None:
+        """Return when it answers; raises OSError where it does not."""
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
             try:
-                upstream.get("/_mock/stats")
+                self.get("/_mock/stats")
             except OSError:
-                if time.monotonic() > deadline or upstream.process.poll() is not None:
+                if time.monotonic() > deadline or self.process.poll() is not None:
                     raise
                 time.sleep(0.05)
             else:
-                return upstream
+                return
 
     def get(self, path: str) -> bytes:
         """Ask for one of its own pages."""

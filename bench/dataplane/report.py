@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, tuple[str, float]] = {
     "unary_store_us": ("store's µs/call beside", 1),
     "kernel_share": ("kernel share", 1),
     "others_cores": ("others' cores", 1),
+    "soak_chunks": ("million chunks compared", 1e6),
     "bad": ("bad", 1),
 }
 

@@ -93,7 +93,7 @@ def _router(place: Place, argv: tuple[str, ...], *options: str) -> Command:
     shared = (
         "--worker-urls", *place.replicas,
         "--host", "127.0.0.1", "--port", str(place.port),
-        "--prometheus-port", str(place.port + 50),
+        "--prometheus-port", str(place.port + 10),
         "--policy", "round_robin", "--log-level", "error",
     )  # fmt: skip
     return Command((*argv, *shared, *options))
@@ -126,13 +126,13 @@ def sluice(place: Place, *, workers: int = 1, policy: str = "promised") -> Comma
     assert store.stdout is not None  # noqa: S101 a pipe was asked for
     try:
         given = json.loads(store.stdout.readline())
-    except ValueError:
+    except BaseException:  # told to end meanwhile, too
         processes.end(store)
         raise
     config = {
         "host": "127.0.0.1",
         "port": place.port,
-        "admin_port": place.port + 50,
+        "admin_port": place.port + 10,
         "workers": workers,
         "redis_url": given["url"],
         "routing": {"policy": policy},

@@ -48,11 +48,7 @@ class Asker(Struct, frozen=True):
 
     def shown_model(self, model: str) -> str | None:
         """The public name, where an engine of the pool knows the model by another."""
-        pool = self.services.registry.fleet.pool(model)
-        for standing in pool.standings:
-            if standing.replica.served_name:
-                return model
-        return None
+        return model if self.services.registry.fleet.pool(model).renames else None
 
 
 Read = Callable[[bytes, Asker], Awaitable[Draft]]

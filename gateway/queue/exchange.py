@@ -10,13 +10,14 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.line import Line
-from gateway.queue.ledger import Backlog, Candidate, Cost, Slot
+from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.order import Waiting, work_us
 from gateway.scripts import Script
 
 PREFIX = "sluice:queue:"
 GRANTS = "sluice:grants:"
 WAITING = f"{GRANTS}waiting"  # told whenever a call finds no slot
+BEGUN = f"{GRANTS}begun"  # told, with by whom, when one does while nobody waited
 MOST_OPERATIONS = 500  # in one batch: a script holds up everybody else
 
 Operation = tuple[Any, ...]
@@ -71,6 +72,21 @@ def leave(lease_id: str) -> Operation:
 def release(lease_id: str, replica_id: str) -> Operation:
     """Give a slot back."""
     return ("r", lease_id, replica_id)
+
+
+def take_over(before: Slot, lease_id: str, ask: Ask) -> Operation:
+    """Tell that a call runs in the slot that another one has left."""
+    return (
+        "x",
+        before.lease_id,
+        before.replica_id,
+        lease_id,
+        ask.rank,
+        ask.tenant,
+        repr(ask.weight),
+        work_us(ask),
+        *_cost(ask.cost),
+    )
 
 
 def first_token(slot: Slot) -> Operation:
@@ -147,6 +163,12 @@ def read_waiting(data: bytes) -> tuple[str, dict[int, Backlog]]:
     """Read what is told in `WAITING`: the model, and who waits for it by rank."""
     base, _, backlog = data.partition(b"\n")
     return base.decode().removeprefix(f"{PREFIX}{{").removesuffix("}"), _backlog(backlog)
+
+
+def read_begun(data: bytes) -> tuple[str, str, dict[int, Backlog]]:
+    """Read what is told in `BEGUN`: by which gateway, the model, and who waits for it by rank."""
+    gateway, _, rest = data.partition(b"\n")
+    return (gateway.decode(), *read_waiting(rest))
 
 
 def _cost(cost: Cost) -> tuple[int, int, int]:

@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from backends.clock import Clock, SystemClock
 from gateway.line import Line
-from gateway.queue.desk import ANSWER_S, Desk
-from gateway.queue.exchange import GRANTS, Exchange
+from gateway.queue.desk import ANSWER_S, SPARE_S, Desk
+from gateway.queue.exchange import BEGUN, GRANTS, Exchange, read_begun
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.order import STARVATION_S
 from gateway.scripts import Script
@@ -28,8 +28,9 @@ RETRY_S = 0.5
 class RedisLedger:
     """Slots and waiting calls in the store. `run` must run beside it; `aclose` ends its part.
 
-    A slot that another gateway frees comes within a round trip, within `ROUND_S` where the message
-    is lost. What a dead gateway held comes free within about `desk.EXPIRY_S` + `ROUND_S`.
+    A slot that another gateway frees comes within a few round trips, within `ROUND_S` where a
+    message is lost. What a dead gateway held comes free within about `desk.EXPIRY_S` + `ROUND_S`.
+    A slot that no call here takes over is given back after `spare_s`, at once where somebody waits.
     `tells_spare` False: what others read of our bounds has no `spare`, which gateways of the
     store's schema 1 do not know.
     """
@@ -41,6 +42,7 @@ class RedisLedger:
         *,
         starvation_s: float = STARVATION_S,
         tells_spare: bool = True,
+        spare_s: float = SPARE_S,
     ) -> None:
         self.gateway = secrets.token_hex(4)
         self._redis = redis
@@ -48,6 +50,7 @@ class RedisLedger:
         self._clock = clock or SystemClock()
         self._starvation_s = starvation_s
         self._tells_spare = tells_spare
+        self._spare_s = spare_s
         self._script = Script("gateway.queue", "ledger.lua")
         self._desks: dict[str, Desk] = {}
         self._desk_of: dict[str, Desk] = {}
@@ -123,6 +126,11 @@ class RedisLedger:
         """Whether the store does not answer, so that this gateway goes by its own book."""
         return any(desk.away for desk in self._desks.values())
 
+    @property
+    def untold(self) -> bool:
+        """Whether something was done here that the store has not heard of."""
+        return any(desk.untold for desk in self._desks.values())
+
     async def run(self) -> None:
         """Listen, tidy up and look for the store, for ever; cancel to end."""
         async with asyncio.TaskGroup() as tasks:
@@ -146,6 +154,7 @@ class RedisLedger:
                 gateway=self.gateway,
                 starvation_s=self._starvation_s,
                 tells_spare=self._tells_spare,
+                spare_s=self._spare_s,
             )
         return desk
 
@@ -173,10 +182,15 @@ class RedisLedger:
         while True:
             try:
                 async with self._redis.pubsub() as ear:
-                    await ear.subscribe(f"{GRANTS}{self.gateway}")
+                    own = f"{GRANTS}{self.gateway}"
+                    await ear.subscribe(own, BEGUN)
                     async for message in ear.listen():
-                        if message["type"] == "message":
+                        if message["type"] != "message":
+                            continue
+                        if message["channel"].decode() == own:
                             self._deliver(message["data"])
+                        else:
+                            self._hear(message["data"])
             except (RedisError, OSError):
                 await self._clock.sleep(RETRY_S)  # meanwhile the rounds bring what is handed over
 
@@ -186,3 +200,9 @@ class RedisLedger:
             desk = self._desk_of.get(replica_id)
             if desk is not None:
                 desk.deliver(lease_id, replica_id)
+
+    def _hear(self, data: bytes) -> None:
+        gateway, model, backlog = read_begun(data)
+        desk = self._desks.get(model)
+        if desk is not None and gateway != self.gateway:
+            desk.hear(backlog)

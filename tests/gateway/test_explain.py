@@ -131,9 +131,9 @@ async def test_a_retried_call_tells_what_failed(redis_url: str) -> None:
     ):
         found: list[Mapping[str, Any]] = []
         while not any(each["attempts"] == 2 for each in found):
-            status, headers = await ask(client, gateway, stream=False)
-            assert status == 200
-            found.append(await record(gateway, headers["x-request-id"]))
+            both = await asyncio.gather(*(ask(client, gateway, stream=False) for _ in range(2)))
+            assert [status for status, _ in both] == [200, 200]
+            found += [await record(gateway, headers["x-request-id"]) for _, headers in both]
     retried = next(each for each in found if each["attempts"] == 2)
     assert kinds(retried) == ["admit", "slot", "event", "admit", "slot"]
     assert "failed: " in told(retried)

@@ -7,6 +7,8 @@
 --   a lease rank first_token_by tenant weight work_us sequences kv prefill excluded candidates
 --   l lease                 end a wait; where a slot was granted meanwhile, give it back
 --   r lease replica         release
+--   x lease replica lease rank tenant weight work_us sequences kv prefill
+--                           a call that begins has taken over the slot of one that ended; the second lease is its own
 --   f lease replica         first token
 --   b rank replica sequences kv prefill spare    bounds of a class ("*": of all) for this gateway
 --   u replicas              those that this gateway may use; its bounds on all others go
@@ -28,7 +30,8 @@
 -- Answer  "ok", released, work_us, backlog ("rank calls work_us;..."), gateways (after a sweep),
 --         number of grants, lease and replica of each, then replica, sequences, kv, prefill of every
 --         load that changed; or "lost": the store does not know what this gateway did before.
--- Where a call finds no slot, who waits is told in the channel <prefix>waiting: base newline backlog.
+-- Where a call finds no slot, who waits is told in the channel <prefix>waiting: base newline backlog; where nobody
+-- waited before, in <prefix>begun, too: gateway newline the same.
 -- A batch that comes twice changes nothing the second time and has the same answer.
 --
 -- The parts are joined in this order; each uses what those before it define. They share one scope.

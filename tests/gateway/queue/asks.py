@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Protocol
 
 from gateway.queue.ledger import Ask, Candidate, Ledger, Slot
+from gateway.queue.redis_ledger import RedisLedger
 from tests.waiting import eventually
 
 MODEL = "m"
@@ -60,12 +61,13 @@ class Caller:
 
 
 async def emptied(ledger: Inspectable, *replicas: str) -> None:
-    """Return once nobody waits and nothing runs."""
+    """Return once nobody waits and nothing runs, as the store knows it, too."""
     await eventually(
         lambda: (
             not ledger.held
             and not ledger.waiting(MODEL)
             and not any(ledger.running(each) for each in replicas)
+            and not (isinstance(ledger, RedisLedger) and ledger.untold)
         ),
         every_s=0.002,
     )

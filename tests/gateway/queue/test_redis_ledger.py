@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from backends.store import connect, open_store
 from gateway.line import Line
+from gateway.queue.desk import SPARE_S
 from gateway.queue.exchange import PREFIX, WAITING, read_waiting
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.redis_ledger import RedisLedger
@@ -30,10 +31,12 @@ QUEUE = f"{PREFIX}{{{MODEL}}}"
 
 
 @asynccontextmanager
-async def gateway(url: str, *, tells_spare: bool = True) -> AsyncIterator[RedisLedger]:
+async def gateway(
+    url: str, *, tells_spare: bool = True, spare_s: float = SPARE_S
+) -> AsyncIterator[RedisLedger]:
     """One gateway's ledger, with its tasks."""
     client = connect(url)
-    ledger = RedisLedger(client, starvation_s=60, tells_spare=tells_spare)
+    ledger = RedisLedger(client, starvation_s=60, tells_spare=tells_spare, spare_s=spare_s)
     running = asyncio.create_task(ledger.run())
     try:
         yield ledger
@@ -79,6 +82,68 @@ async def test_a_call_that_finds_no_slot_is_told_of(redis_url: str, redis: Redis
         one.release(await waiting)
         await emptied(one, "a")
         assert await ear.get_message(timeout=0.1) is None  # who has a slot does not wait
+
+
+async def test_a_call_takes_over_a_slot_that_another_one_has_left(
+    redis_url: str, redis: Redis
+) -> None:
+    async with gateway(redis_url) as one:
+        first = await one.acquire(ask("1", "a", cost=Cost(1, 10, 5)), within_s=5)
+        await eventually(lambda: not one.untold)
+        one.release(first)
+        assert one.outstanding("a") == Cost(0)
+        second = await one.acquire(ask("2", "a", cost=Cost(1, 20, 5)), within_s=5)
+        assert second.waited_s == 0.0  # the store was not asked
+        await eventually(lambda: not one.untold)
+        assert await redis.hkeys(f"{QUEUE}:on:a") == [second.lease_id.encode()]
+        assert one.outstanding("a") == Cost(1, 20, 5)
+        assert one.drain_per_s(MODEL) == pytest.approx(0.1)
+        one.release(first)  # twice is the same as once
+        assert one.held == 1
+        one.release(second)
+        await emptied(one, "a")
+        assert one.drain_per_s(MODEL) == pytest.approx(0.2)
+
+
+async def test_a_call_takes_no_slot_over_that_it_does_not_fit(redis_url: str) -> None:
+    async with gateway(redis_url) as one:
+        candidates = (Candidate("a", 2, kv_tokens=100),)
+        other = await one.acquire(
+            Ask(call_id="1", model=MODEL, candidates=candidates, rank=1, cost=Cost(1, 50, 0)),
+            within_s=5,
+        )
+        small = await one.acquire(
+            Ask(call_id="2", model=MODEL, candidates=candidates, rank=1, cost=Cost(1, 10, 0)),
+            within_s=5,
+        )
+        one.release(small)
+        large = Ask(call_id="3", model=MODEL, candidates=candidates, rank=1, cost=Cost(1, 60, 0))
+        with pytest.raises(TimeoutError):
+            await one.acquire(large, within_s=0.1)
+        one.release(other)
+        slot = await one.acquire(large, within_s=5)
+        one.release(slot)
+        await emptied(one, "a")
+
+
+async def test_a_call_that_leaves_as_it_takes_a_slot_over_leaves_nothing(redis_url: str) -> None:
+    async with gateway(redis_url) as one:
+        one.release(await one.acquire(ask("1", "a"), within_s=5))
+        leaving = asyncio.create_task(one.acquire(ask("2", "a"), within_s=5))
+        await asyncio.sleep(0)
+        assert one.held == 1
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await emptied(one, "a")
+
+
+async def test_a_spare_slot_goes_to_a_call_that_begins_to_wait_elsewhere(redis_url: str) -> None:
+    async with gateway(redis_url, spare_s=3600) as one, gateway(redis_url) as two:
+        one.release(await one.acquire(ask("1", "a"), within_s=5))
+        assert one.untold
+        slot = await two.acquire(ask("2", "a"), within_s=20)
+        two.release(slot)
+        await emptied(two, "a")
 
 
 async def test_the_order_holds_over_all_gateways(redis_url: str) -> None:

@@ -41,7 +41,11 @@ end
 call('HSET', K_META, unpack(told))
 for who, posted in pairs(mail) do call('PUBLISH', channel .. who, table.concat(posted, '\n')) end
 
-if must_wait then call('PUBLISH', channel .. 'waiting', base .. '\n' .. table.concat(backlog, ';')) end
+if must_wait then
+  local told_to_all = base .. '\n' .. table.concat(backlog, ';')
+  call('PUBLISH', channel .. 'waiting', told_to_all)
+  if not waited and #backlog > 0 then call('PUBLISH', channel .. 'begun', gateway .. '\n' .. told_to_all) end
+end
 local answer = {'ok', exact(meta.released), exact(meta.work_us), table.concat(backlog, ';'), '', ''}
 for lease, replica in pairs(mailed) do
   granted[#granted + 1] = lease

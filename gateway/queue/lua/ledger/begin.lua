@@ -55,3 +55,5 @@ local function any_waiting()
   end
   return false
 end
+
+local waited = any_waiting()

@@ -59,6 +59,18 @@ function operations.r()
   release(lease, replica)
 end
 
+function operations.x()
+  local before, replica, lease = next_field(), next_field(), next_field()
+  local rank, tenant, weight, work_us = tonumber(next_field()), next_field(), tonumber(next_field()), tonumber(next_field())
+  local sequences, kv, prefill = tonumber(next_field()), tonumber(next_field()), tonumber(next_field())
+  mailed[before] = nil
+  end_call(before, replica)
+  local begun = {0, rank, tenant, weight, work_us, sequences, kv, prefill}
+  charge(begun, start_of(begun))
+  hold(lease, begun, replica)
+  hand_over(replica) -- it may leave tokens to those who wait
+end
+
 function operations.f()
   local lease, replica = next_field(), next_field()
   local key = base .. ':on:' .. replica

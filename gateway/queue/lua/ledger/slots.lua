@@ -1,9 +1,13 @@
 -- Give slots, take them back, and count them afresh.
 
-local function give(lease, waiting, replica)
+local function hold(lease, waiting, replica)
   local held = {waiting[2], waiting[6], waiting[7], waiting[8], waiting[5]}
   call('HSET', base .. ':on:' .. replica, lease, pack(held))
   book(replica, held, 1)
+end
+
+local function give(lease, waiting, replica)
+  hold(lease, waiting, replica)
   local who = owner(lease)
   if who == gateway then
     granted[#granted + 1] = lease
@@ -27,16 +31,26 @@ local function hand_over(replica)
   end
 end
 
-local function release(lease, replica, quietly)
+-- Take a slot back, unless that is done already; gives what it held.
+local function take_back(lease, replica)
   local key = base .. ':on:' .. replica
   local text = call('HGET', key, lease)
-  if not text then return end
+  if not text then return nil end
   call('HDEL', key, lease)
   local held = unpack_(text)
   book(replica, held, -1)
-  if quietly then return end
-  meta.released, meta.work_us = meta.released + 1, meta.work_us + held[5]
-  hand_over(replica)
+  return held
+end
+
+-- Take back the slot of a call that has ended, for nobody yet.
+local function end_call(lease, replica)
+  local held = take_back(lease, replica)
+  if held then meta.released, meta.work_us = meta.released + 1, meta.work_us + held[5] end
+  return held
+end
+
+local function release(lease, replica)
+  if end_call(lease, replica) then hand_over(replica) end
 end
 
 -- Forget all that a gateway holds and waits for; gives the replicas where something came free.
@@ -45,7 +59,7 @@ local function drop(who)
   for _, replica in ipairs(call('HKEYS', K_LOAD)) do
     for _, lease in ipairs(call('HKEYS', base .. ':on:' .. replica)) do
       if string.sub(lease, 1, #prefix) == prefix then
-        release(lease, replica, true)
+        take_back(lease, replica)
         freed[replica] = true
       end
     end

@@ -1,0 +1,67 @@
+"""What runs on each replica of a model, as far as one gateway knows?
+
+What the store told last, and what this gateway has done since: a store that hears of it a moment
+later would otherwise make routing send several calls to the place of one.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from gateway.queue.ledger import Cost
+
+NOTHING = Cost(0)
+
+
+class Known:
+    """Loads by replica. What others did is as old as the store's last word of that replica."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, Cost] = {}
+        self._since: dict[str, Cost] = {}  # what was done since the last batch, and in that one
+        self._under_way: dict[str, Cost] = {}
+        self._sums: dict[str, Cost] = {}
+
+    def of(self, replica_id: str) -> Cost:
+        """Give what runs on a replica."""
+        return self._sums.get(replica_id, NOTHING)
+
+    def change(self, replica_id: str, by: Cost, sign: int = 1) -> None:
+        """Take in what this gateway has begun there (sign 1), or ended (-1)."""
+        since = self._since
+        since[replica_id] = _sum(since.get(replica_id, NOTHING), by, sign)
+        self._sums[replica_id] = _least_0(_sum(self._sums.get(replica_id, NOTHING), by, sign))
+
+    def sent(self) -> None:
+        """A batch tells the store of all that was done."""
+        self._under_way, self._since = self._since, {}
+
+    def answered(self, loads: Mapping[str, Cost], *, everything: bool) -> None:
+        """Take in the answer to that batch; `everything`: what it leaves out runs nothing."""
+        if everything:
+            self._told = dict(loads)
+            changed: Iterable[str] = {*loads, *self._sums}
+        else:
+            self._told.update(loads)
+            changed = {*loads, *self._under_way}
+        self._under_way = {}
+        for replica_id in changed:
+            known = self._told.get(replica_id, NOTHING)
+            since = self._since.get(replica_id)
+            self._sums[replica_id] = known if since is None else _least_0(_sum(known, since, 1))
+
+    def forget_own(self) -> None:
+        """Take nothing as done of what the store has not answered: it is told afresh."""
+        self._since, self._under_way = {}, {}
+
+
+def _sum(one: Cost, other: Cost, sign: int) -> Cost:
+    return Cost(
+        one.sequences + sign * other.sequences,
+        one.kv_tokens + sign * other.kv_tokens,
+        one.prefill_tokens + sign * other.prefill_tokens,
+    )
+
+
+def _least_0(cost: Cost) -> Cost:
+    if cost.sequences >= 0 and cost.kv_tokens >= 0 and cost.prefill_tokens >= 0:
+        return cost
+    return Cost(max(cost.sequences, 0), max(cost.kv_tokens, 0), max(cost.prefill_tokens, 0))

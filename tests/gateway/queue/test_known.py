@@ -1,0 +1,33 @@
+"""What a gateway knows of loads: the store's word, and what it has done since."""
+
+from gateway.queue.known import Known
+from gateway.queue.ledger import Cost
+
+
+def test_own_changes_count_until_the_store_has_answered_them() -> None:
+    known = Known()
+    known.change("a", Cost(1, 10, 5))
+    assert known.of("a") == Cost(1, 10, 5)
+    known.sent()
+    known.change("a", Cost(1, 20, 5))
+    known.answered({"a": Cost(3, 40, 6)}, everything=False)
+    assert known.of("a") == Cost(4, 60, 11)  # the second call is not in that answer
+    known.sent()
+    known.answered({"a": Cost(4, 60, 11)}, everything=False)
+    assert known.of("a") == Cost(4, 60, 11)
+
+
+def test_what_ended_counts_at_once_and_never_below_nothing() -> None:
+    known = Known()
+    known.answered({"a": Cost(1, 10, 0)}, everything=False)
+    known.change("a", Cost(1, 10, 0), -1)
+    assert known.of("a") == Cost(0)
+    known.change("a", Cost(1, 10, 0), -1)  # of a slot that the store has not told of
+    assert known.of("a") == Cost(0)
+
+
+def test_an_answer_that_tells_everything_empties_what_it_leaves_out() -> None:
+    known = Known()
+    known.answered({"a": Cost(1), "b": Cost(2)}, everything=True)
+    known.answered({"b": Cost(1)}, everything=True)
+    assert (known.of("a"), known.of("b")) == (Cost(0), Cost(1))
