@@ -36,6 +36,7 @@ class Kind(Enum):
     """What a route may show to whom."""
 
     OPEN = "needs no key, and names nothing of a tenant's"
+    ABSENT = "is answered as if it were not there, whoever asks"
     THING = "names one thing in its path"
     LIST = "gives what is the tenant's own"
     ACT = "does what its body says; the body may name things, see `BODIES`"
@@ -102,14 +103,16 @@ THINGS: Sequence[Route] = (
     ("POST", "/v1/batches/{batch_id}/cancel"),
     ("GET", "/v1/models/{model:path}"),
 )
+ABSENT: Sequence[Route] = (("POST", "/v1/responses/compact"),)
 MATRIX: Mapping[Route, Kind] = {
+    **{route: Kind.ABSENT for route in ABSENT},
     **{("GET", path): Kind.OPEN for path in OPEN},
     **{("GET", path): Kind.LIST for path in LISTS},
     **{route: Kind.THING for route in THINGS},
     **{("POST", path): Kind.ACT for path in BODIES},
 }
 NAMING = [("POST", path) for path, body in BODIES.items() if body is not None and "model" in body]
-CLOSED = sorted(route for route, kind in MATRIX.items() if kind is not Kind.OPEN)
+CLOSED = sorted(r for r, kind in MATRIX.items() if kind not in (Kind.OPEN, Kind.ABSENT))
 ADMIN: frozenset[Route] = frozenset(
     {
         ("GET", "/admin/replicas"),
@@ -259,6 +262,13 @@ async def test_without_a_key_nothing_is_there(
         nobody.request(method, url, json=body, params=made_up(path)) as answer,
     ):
         assert answer.status in (401, 403), await answer.read()
+
+
+@pytest.mark.parametrize(("method", "path"), ABSENT)
+async def test_what_is_not_served_says_so_to_everybody(site: Site, method: str, path: str) -> None:
+    for caller in (site.a, site.b):
+        status, answer = await caller.ask(method, path, json={"model": MODEL, "input": "hi"})
+        assert (status, answer["error"]["code"]) == (404, "unknown_url")
 
 
 @pytest.mark.parametrize("path", OPEN)
