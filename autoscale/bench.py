@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from autoscale import one_fleet
 from autoscale.baselines import CONTENDERS
 from autoscale.contest import Case, Job, Result, Setting, run_job, tune
 from autoscale.contest_table import table
@@ -25,6 +26,7 @@ from autoscale.policy import PRESETS
 
 TARGETS = (0.99, 0.995)
 OURS = {0.99: PRESETS["saving"], 0.995: PRESETS["balanced"], 0.999: PRESETS["careful"]}
+ROWS = {"s5": one_fleet.rows}
 FAULTS: Mapping[str, Faults] = {
     "15 % slower than believed": Faults(speed=0.85),
     "the same, never learnt": Faults(speed=0.85, speed_is_learnt=False),
@@ -76,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--mean-units", type=float, default=30.0)
     add("--ours", action="store_true", help="our policy alone")
     add("--faults", action="store_true", help="our policy with each fault as well")
+    add("--rows", choices=tuple(ROWS), help="another comparison instead of the contest of rules")
+    add("--preset", action="append", choices=tuple(PRESETS), help="for --rows; default: balanced")
+    add("--video-units", type=float, default=6.0, help="s5: mean units of video work")
+    add("--video-s", type=float, default=27.38, help="s5: seconds of one video on one unit")
+    add("--video-within", type=float, default=21_600.0, help="s5: a video's deadline in seconds")
+    add("--swap", type=float, default=60.0, help="s5: seconds that changing an empty unit takes")
     add("--processes", type=int, default=1)
     add("--out", type=Path, help="write results as JSON")
     add("--plot", type=Path, help="draw attainment against cost, a panel per fleet (PNG)")
@@ -108,6 +116,10 @@ def main(arguments: Sequence[str]) -> int:
         for how in (hows if fleet != "synthetic" else hows[:1])
     ]
     with ProcessPoolExecutor(options.processes) as pool:
+        if options.rows is not None:
+            options.preset = options.preset or ["balanced"]
+            print(ROWS[options.rows](options, cases, pool))
+            return 0
         results = _measured(options, cases, pool)
         print(table(results))
         if options.faults:

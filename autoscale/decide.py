@@ -16,6 +16,9 @@ from autoscale.lives import Lives
 from autoscale.observe import Arrived, Standing, TenantSlots, row_of, standing, view_of
 from autoscale.plan import Guard, Plan, PoolView
 from autoscale.scaler import PoolScaler
+from autoscale.sharing import backlog_of, jobs_need
+from autoscale.traces import Floats
+from backends.backlogs import PoolBacklog
 from backends.clock import Clock
 from backends.fleet import Fleet, Load
 from backends.hardware import profile
@@ -36,6 +39,7 @@ class WatchedPool:
     served_at: dict[str, float] = field(default_factory=dict)
     lives: Lives = field(default_factory=Lives)
     last_call_at: float = 0.0
+    least_start_s: float = 0.0  # what took less was a swap, and says nothing of a cold start
 
     @classmethod
     def of(
@@ -62,6 +66,7 @@ class Decided:
     view: PoolView
     forecast: Forecast
     stand: Standing
+    row: Floats
     lost: tuple[str, ...] = ()
 
     @property
@@ -89,8 +94,15 @@ class Decider:
         self._actuator = actuator
         self._clock = clock
 
-    async def decide(self, pool: WatchedPool, arrived: Arrived, blind: bool) -> Decided:
-        """Look at its units, learn from what they report, and plan.
+    async def decide(
+        self,
+        pool: WatchedPool,
+        arrived: Arrived,
+        blind: bool,
+        backlog: PoolBacklog | None = None,
+    ) -> Decided:
+        """Look at its units, learn from what they report, and plan for its calls and for the jobs
+        that wait for it.
 
         Raises ActuationFailed or OSError where its units cannot be listed.
         """
@@ -101,7 +113,7 @@ class Decider:
         routable = {s.replica.id for s in fleet.pool(config.model).routable}
         units, took = pool.lives.watch(units, routable, now)
         for start_s in took:
-            if 0.0 < start_s < 10 * pool.cold_start_s:
+            if pool.least_start_s < start_s < 10 * pool.cold_start_s:
                 pool.cold_start_s += 0.3 * (start_s - pool.cold_start_s)
         _learn_law(pool, fleet, now)
         shares = self._shares(pool)
@@ -112,7 +124,8 @@ class Decider:
             cold_start_s=pool.cold_start_s,
         )
         work = row_of(arrived, shares, replicas_per_unit=config.replicas_per_unit)
-        if arrived.offered or arrived.waiting_work_s:
+        due = backlog_of(backlog, config.replicas_per_unit)
+        if arrived.offered or arrived.waiting_work_s or due:
             pool.last_call_at = now
         view = view_of(
             stand,
@@ -123,13 +136,14 @@ class Decider:
             blind=blind,
             cold_start_s=pool.cold_start_s,
             last_call_at=pool.last_call_at,
+            deferrable=jobs_need(due, cold_start_s=pool.cold_start_s, now=now),
         )
-        plan = pool.scaler.step(view, pool.slots.row(work))
+        row = pool.slots.row(work)
+        plan = pool.scaler.step(view, row)
         forecast = pool.scaler.last_forecast
         assert forecast is not None  # noqa: S101 - step has just made it
-        return Decided(
-            pool, plan, view, forecast, stand, pool.lives.lost(stand.stuck, now, blind=blind)
-        )
+        lost = pool.lives.lost(stand.stuck, now, blind=blind)
+        return Decided(pool, plan, view, forecast, stand, row, lost)
 
     def _shares(self, pool: WatchedPool) -> Mapping[str, float]:
         law = profile(pool.config.model, pool.config.hardware).law

@@ -128,6 +128,7 @@ async def services_for(
             ("agreement", agreement.run()),
             ("responses", responses.watch()),
             ("housekeeping", durable.housekeeper.run()),
+            ("backlogs", durable.backlogs.run()),
             ("registry", registry.run()),
             ("prober", prober.run()),
             ("ledger", ledger.run()),
