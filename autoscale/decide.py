@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from autoscale.actuate.unit import Actuator
 from autoscale.allocate import Claim
-from autoscale.capacity import Slowness, class_share, learned
+from autoscale.capacity import Slowness, class_share, learned, slower
 from autoscale.config import PoolConfig
 from autoscale.forecast import Forecast, Weights
 from autoscale.journal import expected_misses
@@ -19,9 +19,11 @@ from autoscale.scaler import PoolScaler
 from autoscale.sharing import backlog_of, jobs_need
 from autoscale.traces import Floats
 from backends.backlogs import PoolBacklog
+from backends.capacity import StepLaw
 from backends.clock import Clock
 from backends.fleet import Fleet, Load
-from backends.hardware import profile
+from backends.hardware import Profile
+from backends.measured import BUILT_IN, Profiles
 from backends.registry import Registry
 from backends.slo import Class
 
@@ -87,9 +89,16 @@ class Decider:
     """Decides for any pool; what it learns stays in the pool."""
 
     def __init__(
-        self, classes: Mapping[str, Class], *, registry: Registry, actuator: Actuator, clock: Clock
+        self,
+        classes: Mapping[str, Class],
+        *,
+        registry: Registry,
+        actuator: Actuator,
+        clock: Clock,
+        profiles: Profiles = BUILT_IN,
     ) -> None:
         self._classes = classes
+        self._profiles = profiles
         self._registry = registry
         self._actuator = actuator
         self._clock = clock
@@ -115,8 +124,9 @@ class Decider:
         for start_s in took:
             if pool.least_start_s < start_s < 10 * pool.cold_start_s:
                 pool.cold_start_s += 0.3 * (start_s - pool.cold_start_s)
-        _learn_law(pool, fleet, now)
-        shares = self._shares(pool)
+        known = self._profiles.profile(config.model, config.hardware)
+        _learn_law(pool, fleet, known.law, now)
+        shares = self.shares(pool, known)
         stand = standing(
             units,
             fleet.pool(config.model),
@@ -145,11 +155,11 @@ class Decider:
         lost = pool.lives.lost(stand.stuck, now, blind=blind)
         return Decided(pool, plan, view, forecast, stand, row, lost)
 
-    def _shares(self, pool: WatchedPool) -> Mapping[str, float]:
-        law = profile(pool.config.model, pool.config.hardware).law
-        slow = pool.slowness.factor
+    def shares(self, pool: WatchedPool, known: Profile) -> Mapping[str, float]:
+        """Give the work per second of a replica, in the seconds that gateways count work in."""
+        slow = pool.slowness.factor * slower(known)
         return {
-            name: class_share(law, promise, pool.config.model) / slow
+            name: class_share(known.law, promise, pool.config.model) / slow
             for name, promise in self._classes.items()
         }
 
@@ -170,8 +180,7 @@ def claim_of(decided: Decided) -> Claim:
     return Claim(config.model, config.hardware, present + stand.foreign, plan.start, worth)
 
 
-def _learn_law(pool: WatchedPool, fleet: Fleet, now: float) -> None:
-    law = profile(pool.config.model, pool.config.hardware).law
+def _learn_law(pool: WatchedPool, fleet: Fleet, law: StepLaw, now: float) -> None:
     for each in fleet.pool(pool.config.model).routable:
         id_, load = each.replica.id, each.load
         pool.served_at.setdefault(id_, now)

@@ -53,7 +53,13 @@ class Autoscaler:
         self._leadership = Leadership(
             store, name or f"{_OUR_NAME}-{uuid.uuid4().hex[:12]}", lease_s=3 * config.tick_s + 5.0
         )
-        self._decider = Decider(classes, registry=registry, actuator=actuator, clock=clock)
+        self._decider = Decider(
+            classes,
+            registry=registry,
+            actuator=actuator,
+            clock=clock,
+            profiles=config.profiles,
+        )
         self._actor = Actor(
             store,
             registry=registry,

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
+from backends import measured
 from backends.clock import Clock, SystemClock
 from backends.probe import Prober
 from backends.registry import Registry
@@ -188,6 +189,7 @@ def _steering(
         most_waiting=settings.queue.max_waiting,
         weights={name: each.weight for name, each in settings.tenants.items()},
         later=later,
+        profiles=measured.read(settings.profiles),
     )
 
 
