@@ -16,14 +16,20 @@ from autoscale.contest import Case, series_of
 from autoscale.demand import DemandSeries
 from autoscale.fluid import World, replay
 from autoscale.forecast import load_weights
-from autoscale.policy import PRESETS, Policy
+from autoscale.policy import PRESETS
 from autoscale.scaler import PoolScaler
-from autoscale.shared_world import Jobs, SharedOutcome, SharedWorld, replay_shared
+from autoscale.shared_world import (
+    JOBS_POLICY,
+    Jobs,
+    SharedOutcome,
+    SharedWorld,
+    again,
+    replay_shared,
+)
 from autoscale.sharing import JobsScaler, SharedScaler, Swap
 from autoscale.traces import BadTrace, read_arrivals
 
 _DAY_S = 86_400.0
-JOBS_POLICY = Policy(least=0, idle_s=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,8 @@ def jobs_of(path: Path, videos: Videos, *, days: float, seed: int) -> Jobs:
     came = came[(came >= 0.0) & (came < days * _DAY_S)]
     if not came.size:
         raise BadTrace(f"{path}: no request in the second week")
-    rng = np.random.default_rng(seed)
-    times = rng.poisson(videos.mean_units * days * _DAY_S / videos.service_s / came.size, came.size)
-    at = np.repeat(came, times) + rng.uniform(0.0, 30.0, int(times.sum()))
-    return Jobs(np.sort(at).tolist(), videos.service_s, videos.within_s)
+    times = videos.mean_units * days * _DAY_S / videos.service_s / came.size
+    return Jobs(again(came.tolist(), times, seed), videos.service_s, videos.within_s)
 
 
 def compare(

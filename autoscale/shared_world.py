@@ -16,8 +16,11 @@ import numpy as np
 from autoscale.allocate import Backlog
 from autoscale.demand import DemandSeries
 from autoscale.plan import PoolView
+from autoscale.policy import Policy
 from autoscale.sharing import FillerView, Shared
 from autoscale.traces import Floats
+
+JOBS_POLICY = Policy(least=0, idle_s=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class SharedOutcome:
     swaps_per_day: float
     actions_per_day: float
     worst_ten_minutes: float
+    worst_ten_minutes_of_jobs: float
     jobs: int
     jobs_s: float
     latest_s: float
@@ -69,6 +73,15 @@ class SharedRule(Protocol):
     def step(self, view: PoolView, jobs: FillerView, row: Floats) -> Shared:
         """Give the moves; `row` is the calls' work by tenant in units."""
         ...
+
+
+def again(came: Sequence[float], times: float, seed: int) -> list[float]:
+    """Draw each instant Poisson-many times, `times` on average, within half a minute of it."""
+    rng = np.random.default_rng(seed)
+    count = rng.poisson(times, len(came))
+    at = np.repeat(np.asarray(came), count) + rng.uniform(0.0, 30.0, int(count.sum()))
+    in_order: list[float] = np.sort(at).tolist()
+    return in_order
 
 
 def replay_shared(
@@ -107,6 +120,7 @@ class _Run:
         self._backlog = 0.0
         self._missed: list[float] = []
         self._late = self._done = 0
+        self._ended: dict[int, list[int]] = {}  # jobs and late ones by ten minutes of arrival
         self._latest_s = 0.0
         self._paid = self._started = self._swapped = 0.0
         self._swaps = self._actions = 0
@@ -156,9 +170,9 @@ class _Run:
         offered = self._series.total_s
         missed = np.array(self._missed)
         per = round(600.0 / self._tick_s)
-        whole = len(missed) // per * per
-        lost = missed[:whole].reshape(-1, per).sum(axis=1)
-        came = offered[:whole].reshape(-1, per).sum(axis=1)
+        windows = np.arange(0, len(missed), per)
+        lost = np.add.reduceat(missed, windows)
+        came = np.add.reduceat(offered, windows)
         days = len(missed) * self._tick_s / 86_400.0
         end = len(missed) * self._tick_s
         overdue = sum(1 for at in self._queue if at + self._jobs.within_s < end)
@@ -172,10 +186,19 @@ class _Run:
             self._swaps / days,
             self._actions / days,
             1.0 - float((lost / np.maximum(came, 1e-9)).max(initial=0.0)),
+            self._worst_of_jobs(end),
             judged,
             self._done * self._jobs.service_s,
             self._latest_s,
         )
+
+    def _worst_of_jobs(self, end: float) -> float:
+        for at in self._queue:
+            if at + self._jobs.within_s < end:
+                window = self._ended.setdefault(int(at // 600.0), [0, 0])
+                window[0] += 1
+                window[1] += 1
+        return min((1.0 - late / all_ for all_, late in self._ended.values()), default=1.0)
 
     def _arrive_units(self, now: float) -> None:
         there = [each for each in self._coming if each.at <= now]
@@ -205,6 +228,9 @@ class _Run:
             self._done += 1
             took = begun + jobs.service_s - came
             self._late += took > jobs.within_s
+            window = self._ended.setdefault(int(came // 600.0), [0, 0])
+            window[0] += 1
+            window[1] += took > jobs.within_s
             self._latest_s = max(self._latest_s, took)
 
     def _view(self, at: float, offered: float, missed: float) -> PoolView:

@@ -82,9 +82,16 @@ def backlog_of(backlog: PoolBacklog | None, replicas_per_unit: int) -> list[Back
 
 
 def jobs_need(backlog: Sequence[Backlog], *, cold_start_s: float, now: float) -> float:
-    """Give the units that deadlines ask for, each planned for three quarters of its time left."""
-    nearer = [replace(b, due_at=now + _PLANNED_SHARE * max(b.due_at - now, 0.0)) for b in backlog]
-    return deferrable_units(nearer, idle_units=0.0, cold_start_s=cold_start_s, now=now)
+    """Give the units that deadlines ask for, each planned for three quarters of its time left.
+
+    What is due before a unit that is started now could do it (or was due already) is planned for
+    two cold starts: no number of units would help it, and it is still to be done.
+    """
+    soonest_s = 2.0 * cold_start_s
+    planned = [
+        replace(b, due_at=now + max(_PLANNED_SHARE * (b.due_at - now), soonest_s)) for b in backlog
+    ]
+    return deferrable_units(planned, idle_units=0.0, cold_start_s=cold_start_s, now=now)
 
 
 def together(calls: Forecast, needed: float) -> Forecast:

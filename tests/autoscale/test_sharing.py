@@ -12,11 +12,10 @@ from autoscale.demand import TICK_S, DemandSeries, synthetic
 from autoscale.fluid import World
 from autoscale.fluid import replay as fluid
 from autoscale.forecast import load_weights
-from autoscale.one_fleet import JOBS_POLICY
 from autoscale.plan import Plan
 from autoscale.policy import PRESETS, Policy
 from autoscale.scaler import PoolScaler
-from autoscale.shared_world import Jobs, SharedWorld, replay_shared
+from autoscale.shared_world import JOBS_POLICY, Jobs, SharedWorld, replay_shared
 from autoscale.sharing import (
     FillerView,
     JobsScaler,
@@ -76,6 +75,11 @@ def test_jobs_ask_for_more_as_their_deadline_comes_near() -> None:
     assert 0.5 < early < 0.8
     assert late > 2.5
     assert jobs_need([], cold_start_s=240.0, now=0.0) == 0.0
+
+
+def test_what_no_start_can_save_asks_for_no_crowd() -> None:
+    overdue = [Backlog(90.0, 30.0), Backlog(130.0, 30.0)]
+    assert jobs_need(overdue, cold_start_s=240.0, now=100.0) == pytest.approx(60.0 / 240.0)
 
 
 def test_units_of_jobs_are_the_reserve_of_the_calls() -> None:
