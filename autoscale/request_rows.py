@@ -45,29 +45,33 @@ class RowResult:
 
 
 def mixed(arrivals: Sequence[Arrival], *, times: float, seed: int) -> list[Arrival]:
-    """Offer each call `times` times on average, its class drawn by `SHARES`."""
+    """Offer each call `times` times on average within half a minute, its class by `SHARES`."""
     rng = np.random.default_rng(seed)
     names = rng.choice(list(SHARES), size=_many(arrivals, times), p=list(SHARES.values()))
     return [
         replace(each, class_name=str(name))
-        for each, name in zip(_repeated(arrivals, times, rng), names, strict=False)
+        for each, name in zip(_repeated(arrivals, times, 30.0, rng), names, strict=False)
     ]
 
 
 def burst(arrivals: Sequence[Arrival], *, times: float, seed: int) -> list[Arrival]:
-    """Offer each call `times` times on average within one second of it, all interactive."""
+    """Offer each call `times` times on average within ten seconds, all interactive: bursts of ten
+    seconds and more stay what they were, and no single call becomes a burst.
+    """
     rng = np.random.default_rng(seed)
-    return [replace(a, class_name="interactive") for a in _repeated(arrivals, times, rng)]
+    return [replace(a, class_name="interactive") for a in _repeated(arrivals, times, 10.0, rng)]
 
 
 def _many(arrivals: Sequence[Arrival], times: float) -> int:
     return math.ceil(len(arrivals) * times * 1.2) + 100
 
 
-def _repeated(arrivals: Sequence[Arrival], times: float, rng: np.random.Generator) -> list[Arrival]:
+def _repeated(
+    arrivals: Sequence[Arrival], times: float, within_s: float, rng: np.random.Generator
+) -> list[Arrival]:
     counts = rng.poisson(times, len(arrivals))
     made = [
-        replace(each, at_s=each.at_s + float(rng.uniform(0.0, 1.0)), tenant=f"t{n % 8}")
+        replace(each, at_s=each.at_s + float(rng.uniform(0.0, within_s)), tenant=f"t{n % 8}")
         for each, count in zip(arrivals, counts, strict=True)
         for n in range(int(count))
     ]

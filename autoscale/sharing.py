@@ -21,7 +21,7 @@ from backends.backlogs import PoolBacklog
 _NO_LEAST = Policy(least=0)
 _NO_CALLS = Forecast(0.0, 0.0, 240.0, (0.5, 0.9), [0.0, 0.0], (0.5, 0.7), [0.0, 0.0])
 # A job is planned to end when this share of its time is over: the rest is for what nobody foresees.
-_PLANNED_SHARE = 0.75
+_PLANNED_SHARE = 0.6
 _SWAPPED_BACK = 0.3
 
 
@@ -82,7 +82,7 @@ def backlog_of(backlog: PoolBacklog | None, replicas_per_unit: int) -> list[Back
 
 
 def jobs_need(backlog: Sequence[Backlog], *, cold_start_s: float, now: float) -> float:
-    """Give the units that deadlines ask for, each planned for three quarters of its time left.
+    """Give the units that deadlines ask for, each planned for a part of its time left.
 
     What is due before a unit that is started now could do it (or was due already) is planned for
     two cold starts: no number of units would help it, and it is still to be done.

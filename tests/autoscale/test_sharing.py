@@ -72,7 +72,7 @@ def test_jobs_ask_for_more_as_their_deadline_comes_near() -> None:
     backlog = [Backlog(7200.0, 3600.0)]
     early = jobs_need(backlog, cold_start_s=240.0, now=0.0)
     late = jobs_need(backlog, cold_start_s=240.0, now=5000.0)
-    assert 0.5 < early < 0.8
+    assert 0.8 < early < 1.0
     assert late > 2.5
     assert jobs_need([], cold_start_s=240.0, now=0.0) == 0.0
 
