@@ -7,8 +7,9 @@ leaves (`1 - c0/step`); the law's constants are corrected by what replicas repor
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from backends.capacity import StepLaw, permitted_step_s, share
+from backends.capacity import StepLaw, permitted_step_s, share, work_s
 from backends.fleet import Load
+from backends.hardware import REFERENCE_HARDWARE, Profile, profile
 from backends.slo import Class
 
 # An engine compiles kernels and fills caches at first; what it reports then is no measure of it.
@@ -29,6 +30,15 @@ def class_share(law: StepLaw, promise: Class, model: str) -> float:
     if targets.tpot_s is None:
         return _OFFLINE_SHARE
     return _CAUTION * share(law, permitted_step_s(targets))
+
+
+def slower(known: Profile) -> float:
+    """Say how many times the seconds a mean call takes here that gateways count for it.
+
+    They count every call's work by the built-in law of its model on an MI355X.
+    """
+    counted = profile(known.model, REFERENCE_HARDWARE).law
+    return work_s(known.law, known.mix) / work_s(counted, known.mix)
 
 
 def units_needed(

@@ -20,8 +20,10 @@ from autoscale.explain import told as explained
 from autoscale.journal import Journal
 from autoscale.loop import Autoscaler
 from autoscale.sizing import SCENARIOS, Unreachable, size, told
+from backends import measured
 from backends.clock import SystemClock
-from backends.hardware import UnknownHardware, known_hardware, known_models, profile
+from backends.hardware import UnknownHardware, known_hardware, known_models
+from backends.measured import BadProfile
 from backends.probe import Prober
 from backends.registry import Registry
 from backends.slo import Class
@@ -180,16 +182,19 @@ def plan(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="sluice plan", description=plan.__doc__)
     add = parser.add_argument
     add("--model", required=True, help=f"known: {', '.join(known_models())}")
-    add("--hardware", default="mi355x", help=f"one of {', '.join(known_hardware())}")
+    add("--hardware", help=f"{', '.join(known_hardware())} or measured; default: mi355x")
+    add("--profile", type=Path, action="append", default=[], help="a file of `sluice calibrate`")
     add("--scenario", choices=SCENARIOS, default="server")
     add("--rate", type=float, required=True, metavar="TOK_PER_S", help="output tokens per second")
     add("--seed", type=int, default=1)
     add("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        known = profile(options.model, options.hardware)
+        profiles = measured.read(options.profile)
+        measured_on = [name for model, name in profiles.measured if model == options.model]
+        known = profiles.profile(options.model, options.hardware or (*measured_on, "mi355x")[0])
         found = size(known, options.scenario, options.rate, seed=options.seed)
-    except (UnknownHardware, Unreachable) as error:
+    except (BadProfile, UnknownHardware, Unreachable) as error:
         raise Failed(str(error), 2) from error
     text = told(found, known, options.scenario, options.rate)
     print(json.dumps(asdict(found), indent=1) if options.json else text)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -137,14 +137,14 @@ def tune(
     name: str,
     cases: Sequence[Case],
     *,
-    attainment: float,
+    attainments: Sequence[float],
     cold_start_s: float,
     trials: int,
     pool: ProcessPoolExecutor,
     seed: int = 5,
-) -> Setting:
-    """Try parameters at random, the same number for every rule; give the cheapest that keeps the
-    attainment in every case, else the one that comes nearest.
+) -> Mapping[float, Setting]:
+    """Try parameters at random, the same number for every rule; for each attainment give the
+    cheapest that keeps it in every case, else the one that comes nearest.
     """
     rng = np.random.default_rng(seed)
     settings = [_drawn(name, CONTENDERS[name], rng) for _ in range(trials)]
@@ -152,6 +152,10 @@ def tune(
         (case, setting, cold_start_s, None, 1) for case in cases for setting in settings
     ]
     results = list(pool.map(run_job, jobs, chunksize=max(1, trials // 4)))
+    return {each: _cheapest(settings, results, each) for each in attainments}
+
+
+def _cheapest(settings: Sequence[Setting], results: Sequence[Result], attainment: float) -> Setting:
     scores = []
     for index, setting in enumerate(settings):
         mine = results[index :: len(settings)]

@@ -1,7 +1,6 @@
 """How are the results of a contest shown?"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from autoscale.contest import Result
 
@@ -38,26 +37,3 @@ def _cell(found: Sequence[Result]) -> str:
     if len(found) > 1:
         text += f" (min {attainment[0] * 100:.2f}, max {ratio[-1]:.3f})"
     return text
-
-
-def plot(results: Sequence[Result], path: Path) -> None:
-    """Draw attainment against cost; needs matplotlib."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 5))
-    for name in dict.fromkeys(r.setting.label for r in results):
-        mine = [r for r in results if r.setting.label == name]
-        axes.plot(
-            [r.ratio for r in mine],
-            [100.0 * (1.0 - r.attainment) for r in mine],
-            "*" if name.startswith("ours") else ".",
-            label=name,
-        )
-    axes.set(xlabel="unit-hours over perfect knowledge", ylabel="missed work, %", yscale="symlog")
-    axes.set_xlim(0.95, 1.9)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from autoscale.actuate.unit import Actuator
 from autoscale.allocate import Claim
-from autoscale.capacity import Slowness, class_share, learned
+from autoscale.capacity import Slowness, class_share, learned, slower
 from autoscale.config import PoolConfig
 from autoscale.forecast import Forecast, Weights
 from autoscale.journal import expected_misses
@@ -16,9 +16,14 @@ from autoscale.lives import Lives
 from autoscale.observe import Arrived, Standing, TenantSlots, row_of, standing, view_of
 from autoscale.plan import Guard, Plan, PoolView
 from autoscale.scaler import PoolScaler
+from autoscale.sharing import backlog_of, jobs_need
+from autoscale.traces import Floats
+from backends.backlogs import PoolBacklog
+from backends.capacity import StepLaw
 from backends.clock import Clock
 from backends.fleet import Fleet, Load
-from backends.hardware import profile
+from backends.hardware import Profile
+from backends.measured import BUILT_IN, Profiles
 from backends.registry import Registry
 from backends.slo import Class
 
@@ -36,6 +41,7 @@ class WatchedPool:
     served_at: dict[str, float] = field(default_factory=dict)
     lives: Lives = field(default_factory=Lives)
     last_call_at: float = 0.0
+    least_start_s: float = 0.0  # what took less was a swap, and says nothing of a cold start
 
     @classmethod
     def of(
@@ -62,6 +68,7 @@ class Decided:
     view: PoolView
     forecast: Forecast
     stand: Standing
+    row: Floats
     lost: tuple[str, ...] = ()
 
     @property
@@ -82,15 +89,29 @@ class Decider:
     """Decides for any pool; what it learns stays in the pool."""
 
     def __init__(
-        self, classes: Mapping[str, Class], *, registry: Registry, actuator: Actuator, clock: Clock
+        self,
+        classes: Mapping[str, Class],
+        *,
+        registry: Registry,
+        actuator: Actuator,
+        clock: Clock,
+        profiles: Profiles = BUILT_IN,
     ) -> None:
         self._classes = classes
+        self._profiles = profiles
         self._registry = registry
         self._actuator = actuator
         self._clock = clock
 
-    async def decide(self, pool: WatchedPool, arrived: Arrived, blind: bool) -> Decided:
-        """Look at its units, learn from what they report, and plan.
+    async def decide(
+        self,
+        pool: WatchedPool,
+        arrived: Arrived,
+        blind: bool,
+        backlog: PoolBacklog | None = None,
+    ) -> Decided:
+        """Look at its units, learn from what they report, and plan for its calls and for the jobs
+        that wait for it.
 
         Raises ActuationFailed or OSError where its units cannot be listed.
         """
@@ -101,10 +122,11 @@ class Decider:
         routable = {s.replica.id for s in fleet.pool(config.model).routable}
         units, took = pool.lives.watch(units, routable, now)
         for start_s in took:
-            if 0.0 < start_s < 10 * pool.cold_start_s:
+            if pool.least_start_s < start_s < 10 * pool.cold_start_s:
                 pool.cold_start_s += 0.3 * (start_s - pool.cold_start_s)
-        _learn_law(pool, fleet, now)
-        shares = self._shares(pool)
+        known = self._profiles.profile(config.model, config.hardware)
+        _learn_law(pool, fleet, known.law, now)
+        shares = self.shares(pool, known)
         stand = standing(
             units,
             fleet.pool(config.model),
@@ -112,7 +134,8 @@ class Decider:
             cold_start_s=pool.cold_start_s,
         )
         work = row_of(arrived, shares, replicas_per_unit=config.replicas_per_unit)
-        if arrived.offered or arrived.waiting_work_s:
+        due = backlog_of(backlog, config.replicas_per_unit)
+        if arrived.offered or arrived.waiting_work_s or due:
             pool.last_call_at = now
         view = view_of(
             stand,
@@ -123,19 +146,20 @@ class Decider:
             blind=blind,
             cold_start_s=pool.cold_start_s,
             last_call_at=pool.last_call_at,
+            deferrable=jobs_need(due, cold_start_s=pool.cold_start_s, now=now),
         )
-        plan = pool.scaler.step(view, pool.slots.row(work))
+        row = pool.slots.row(work)
+        plan = pool.scaler.step(view, row)
         forecast = pool.scaler.last_forecast
         assert forecast is not None  # noqa: S101 - step has just made it
-        return Decided(
-            pool, plan, view, forecast, stand, pool.lives.lost(stand.stuck, now, blind=blind)
-        )
+        lost = pool.lives.lost(stand.stuck, now, blind=blind)
+        return Decided(pool, plan, view, forecast, stand, row, lost)
 
-    def _shares(self, pool: WatchedPool) -> Mapping[str, float]:
-        law = profile(pool.config.model, pool.config.hardware).law
-        slow = pool.slowness.factor
+    def shares(self, pool: WatchedPool, known: Profile) -> Mapping[str, float]:
+        """Give the work per second of a replica, in the seconds that gateways count work in."""
+        slow = pool.slowness.factor * slower(known)
         return {
-            name: class_share(law, promise, pool.config.model) / slow
+            name: class_share(known.law, promise, pool.config.model) / slow
             for name, promise in self._classes.items()
         }
 
@@ -156,8 +180,7 @@ def claim_of(decided: Decided) -> Claim:
     return Claim(config.model, config.hardware, present + stand.foreign, plan.start, worth)
 
 
-def _learn_law(pool: WatchedPool, fleet: Fleet, now: float) -> None:
-    law = profile(pool.config.model, pool.config.hardware).law
+def _learn_law(pool: WatchedPool, fleet: Fleet, law: StepLaw, now: float) -> None:
     for each in fleet.pool(pool.config.model).routable:
         id_, load = each.replica.id, each.load
         pool.served_at.setdefault(id_, now)

@@ -14,6 +14,7 @@ _GUARDS = {
     "floor": "the least number and the spare units",
     "budget": "the budget of units",
     "stuck": "a start took too long and was given up",
+    "swap": "a unit changes its model: calls lack it, or jobs can use it",
     "deadline": "deferrable work would have missed its deadline",
     "wake": "somebody called and nothing was there",
     "idle": "nobody had called for long",

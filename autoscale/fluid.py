@@ -189,9 +189,9 @@ class _Run:
         offered = self._series.total_s
         missed = np.array(self._missed)
         per = round(600.0 / self._tick_s)
-        whole = len(missed) // per * per
-        by_window = missed[:whole].reshape(-1, per).sum(axis=1)
-        in_window = offered[:whole].reshape(-1, per).sum(axis=1)
+        windows = np.arange(0, len(missed), per)
+        by_window = np.add.reduceat(missed, windows)
+        in_window = np.add.reduceat(offered, windows)
         worst = 1.0 - float((by_window / np.maximum(in_window, 1e-9)).max(initial=0.0))
         days = len(missed) * self._tick_s / 86_400.0
         return Outcome(

@@ -21,7 +21,9 @@ from autoscale.journal import Journal, entry
 from autoscale.leader import Held, Leadership
 from autoscale.observe import Arrived, SignalReader
 from autoscale.plan import Guard
-from backends import autoscaling, signals
+from autoscale.shared_pools import SharedPools
+from backends import autoscaling, backlogs, signals
+from backends.backlogs import PoolBacklog
 from backends.clock import Clock
 from backends.registry import Registry
 from backends.slo import Class
@@ -51,7 +53,13 @@ class Autoscaler:
         self._leadership = Leadership(
             store, name or f"{_OUR_NAME}-{uuid.uuid4().hex[:12]}", lease_s=3 * config.tick_s + 5.0
         )
-        self._decider = Decider(classes, registry=registry, actuator=actuator, clock=clock)
+        self._decider = Decider(
+            classes,
+            registry=registry,
+            actuator=actuator,
+            clock=clock,
+            profiles=config.profiles,
+        )
         self._actor = Actor(
             store,
             registry=registry,
@@ -67,6 +75,10 @@ class Autoscaler:
         self._pools = [
             WatchedPool.of(each, weights, tick_s=config.tick_s, now=clock.now())
             for each in config.pools
+        ]
+        by_model = {each.config.model: each for each in self._pools}
+        self._shared = [
+            SharedPools.of(each, by_model, weights, tick_s=config.tick_s) for each in config.shared
         ]
         self.leads = False
         self.last: dict[str, Decided] = {}
@@ -95,11 +107,14 @@ class Autoscaler:
         control = await autoscaling.read_control(self._store)
         arrived, stale = self._reader.take(await signals.read(self._store), self._clock.now())
         blind = stale or not self._registry.store_ok
+        waiting = await backlogs.read(self._store, [each.config.model for each in self._pools])
         decided = [
             each
             for pool in self._pools
-            if (each := await self._decide(pool, arrived, blind)) is not None
+            if (each := await self._decide(pool, arrived, waiting, blind)) is not None
         ]
+        for shared in self._shared:
+            decided = shared.replanned(decided, waiting)
         self.last = {each.model: each for each in decided}
         if held is None:
             return
@@ -108,11 +123,17 @@ class Autoscaler:
             await self._carry_out(each, grants[each.model], held, control.paused_at is not None)
 
     async def _decide(
-        self, pool: WatchedPool, arrived: Mapping[str, Arrived], blind: bool
+        self,
+        pool: WatchedPool,
+        arrived: Mapping[str, Arrived],
+        waiting: Mapping[str, PoolBacklog],
+        blind: bool,
     ) -> Decided | None:
         name = pool.config.model
         try:
-            return await self._decider.decide(pool, arrived.get(name, Arrived()), blind)
+            return await self._decider.decide(
+                pool, arrived.get(name, Arrived()), blind, waiting.get(name)
+            )
         except (ActuationFailed, OSError) as error:
             _log.error("%s: its units cannot be listed; nothing is done: %s", name, error)
             return None

@@ -25,6 +25,7 @@ class Guard(StrEnum):
     FLOOR = "floor"  # least, spare units
     BUDGET = "budget"  # most
     STUCK = "stuck"  # a start was given up
+    SWAP = "swap"  # a unit changes its model
     DEADLINE = "deadline"  # deferrable work would be late
     WAKE = "wake"  # from zero: somebody calls
     IDLE = "idle"  # to zero: nobody has called for long

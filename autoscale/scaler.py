@@ -9,7 +9,7 @@ from autoscale.policy import Policy
 from autoscale.traces import Floats
 
 # The forecast looks as far ahead as starts take; it is told once they differ by this share.
-_RETIME = 0.15
+RETIMED = 0.15
 
 
 class PoolScaler:
@@ -35,7 +35,7 @@ class PoolScaler:
     def step(self, view: PoolView, row: Floats) -> Plan:
         """Take in a tick's work by tenant, in units, and decide."""
         known = self.forecaster.cold_start_s
-        if abs(view.cold_start_s - known) > _RETIME * known:
+        if abs(view.cold_start_s - known) > RETIMED * known:
             self.forecaster.retime(view.cold_start_s)
         forecast = self.forecaster.update(row, view.at)
         done, self.memory = plan(view, forecast, self.policy, self.memory, now=view.at)

@@ -230,6 +230,8 @@ _CONSTANTS = MappingProxyType(
     }
 )
 _FALLBACK_MODEL = "llama2-70b"
+# Gateways and the autoscaler count a call's token work by its model's law on this.
+REFERENCE_HARDWARE = "mi355x"
 
 
 def hardware(name: str) -> Hardware:

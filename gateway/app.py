@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
+from backends import measured
 from backends.clock import Clock, SystemClock
 from backends.probe import Prober
 from backends.registry import Registry
@@ -128,6 +129,7 @@ async def services_for(
             ("agreement", agreement.run()),
             ("responses", responses.watch()),
             ("housekeeping", durable.housekeeper.run()),
+            ("backlogs", durable.backlogs.run()),
             ("registry", registry.run()),
             ("prober", prober.run()),
             ("ledger", ledger.run()),
@@ -187,6 +189,7 @@ def _steering(
         most_waiting=settings.queue.max_waiting,
         weights={name: each.weight for name, each in settings.tenants.items()},
         later=later,
+        profiles=measured.read(settings.profiles),
     )
 
 

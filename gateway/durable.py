@@ -13,6 +13,7 @@ from backends.slo import Class
 from gateway.artifacts import Artifacts, LocalArtifacts
 from gateway.files import Files
 from gateway.housekeeping import Housekeeper
+from gateway.jobs.backlog import Backlogs
 from gateway.jobs.outlook import Outlook
 from gateway.jobs.store import JobStore, Terms
 from gateway.settings import Settings
@@ -31,6 +32,7 @@ class Durable:
     videos: VideoIntake
     signer: Signer
     housekeeper: Housekeeper
+    backlogs: Backlogs
 
 
 @asynccontextmanager
@@ -55,6 +57,7 @@ async def durable_parts(
         videos=VideoIntake(settings, jobs, outlook, registry, artifacts, clock, classes),
         signer=Signer(redis, good_for_s=settings.artifacts.signed_url_s),
         housekeeper=Housekeeper(redis, jobs, files, artifacts, clock),
+        backlogs=Backlogs(redis, outlook, clock),
     )
 
 

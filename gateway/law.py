@@ -10,7 +10,8 @@ from math import inf
 
 from backends.capacity import StepLaw
 from backends.fleet import Load, Replica
-from backends.hardware import Profile, UnknownHardware, profile
+from backends.hardware import Profile, UnknownHardware
+from backends.measured import BUILT_IN, Profiles
 from gateway.law_fit import Fit, shares_steps, window
 
 TRUSTED_RUNNING = 16.0  # calls at once that any replica is given before it has shown anything
@@ -70,7 +71,8 @@ class _Learner:
 class LiveLaw:
     """The laws of all replicas that this gateway knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, profiles: Profiles = BUILT_IN) -> None:
+        self._profiles = profiles
         self._replicas: dict[str, _Learner] = {}
         self._kinds: dict[tuple[str, str], _Learner] = {}
 
@@ -130,14 +132,13 @@ class LiveLaw:
             name = (replica.model, replica.hardware)
             kind = self._kinds.get(name)
             if kind is None:
-                kind = self._kinds[name] = _Learner(_profile(*name), None)
+                kind = self._kinds[name] = _Learner(self._profile(*name), None)
             found = self._replicas[replica.id] = _Learner(kind.profile, kind)
         return found
 
-
-def _profile(model: str, hardware: str) -> Profile:
-    """Give a kind's profile; hardware that is not known is taken for an MI355X until it shows."""
-    try:
-        return profile(model, hardware)
-    except UnknownHardware:
-        return profile(model, _FALLBACK_HARDWARE)
+    def _profile(self, model: str, hardware: str) -> Profile:
+        """Give a kind's profile; hardware not known is taken for an MI355X until it shows."""
+        try:
+            return self._profiles.profile(model, hardware)
+        except UnknownHardware:
+            return self._profiles.profile(model, _FALLBACK_HARDWARE)

@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 
 from backends.capacity import Mix, StepLaw
 from backends.fleet import Load
-from backends.hardware import profile
+from backends.hardware import REFERENCE_HARDWARE, profile
 from gateway.estimates import Size
 from gateway.feedback import Margin, Outliers, Pace
 from gateway.levels import Demand, Level
 from gateway.routing.prefixes import PrefixIndex
 from gateway.routing.prospects import Roster
-
-_REFERENCE = "mi355x"
 
 
 @dataclass(slots=True)
@@ -51,7 +49,7 @@ class PoolState:
     @classmethod
     def of(cls, model: str) -> "PoolState":
         """Begin with what is known of the model."""
-        known = profile(model, _REFERENCE)
+        known = profile(model, REFERENCE_HARDWARE)
         return cls(model, known.law, known.mix)
 
     def work_s(self, size: Size, cached: float = 0.0) -> float:

@@ -8,6 +8,7 @@ from math import ceil, inf
 
 from backends.capacity import Mix, work_s
 from backends.fleet import Load, Pool, Standing
+from backends.measured import BUILT_IN, Profiles
 from backends.slo import Class
 from gateway.law import LiveLaw, Speed
 from gateway.levels import levels
@@ -52,12 +53,13 @@ class Pools:
         rtt_s: Mapping[str, float],
         *,
         promises: bool = True,
+        profiles: Profiles = BUILT_IN,
     ) -> None:
         self._classes = classes
         self._outstanding = outstanding
         self._rtt_s = rtt_s
         self._promises = promises
-        self.law = LiveLaw()
+        self.law = LiveLaw(profiles)
         self._states: dict[str, PoolState] = {}
 
     def states(self) -> Mapping[str, PoolState]:

@@ -15,7 +15,7 @@ from backends.fleet import Replica
 from backends.registry import replica_id
 from backends.slo import Class
 from gateway.settings_jobs import ArtifactSettings, FetchSettings, JobSettings, WebhookSettings
-from gateway.settings_models import ModelSettings, SiteSettings
+from gateway.settings_models import ModelSettings, ProfilePath, SiteSettings
 from gateway.settings_promises import ClassSettings, TenantSettings, with_default_classes
 from gateway.settings_serving import (
     Explain,
@@ -77,6 +77,9 @@ class Settings(Section):
     )
     default_class: str = Field("server", description="Class of a key that names none.")
     models: FrozenMap[Name, ModelSettings] = Field({}, description="Models by public id.")
+    profiles: tuple[ProfilePath, ...] = Field(
+        (), description="Files of `sluice calibrate`: how fast a model is on a kind of GPU."
+    )
     sites: FrozenMap[Name, SiteSettings] = Field({}, description="Places by name.")
     tenants: FrozenMap[Name, TenantSettings] = Field(
         {}, description="Weights and limits by tenant; one that is not named has weight 1."

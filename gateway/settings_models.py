@@ -1,14 +1,29 @@
 """What may an operator set of models, of the replicas that others run, and of where they stand?"""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from backends import measured
 from backends.fleet import EngineKind
+from backends.measured import BadProfile
 from gateway.settings_jobs import VideoSettings
 from gateway.settings_types import BaseUrl, Name, Section, read_secret
+
+
+def _profile(path: Path) -> Path:
+    try:
+        measured.read([path])
+    except BadProfile as error:
+        raise PydanticCustomError(
+            "profile", "allowed: a file of `sluice calibrate --out` ({why})", {"why": str(error)}
+        ) from error
+    return path
+
+
+ProfilePath = Annotated[Path, AfterValidator(_profile)]
 
 
 class ReplicaSettings(Section):

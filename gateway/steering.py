@@ -12,6 +12,7 @@ from zlib import crc32
 
 from backends.clock import Clock
 from backends.fleet import HealthState, Pool
+from backends.measured import BUILT_IN, Profiles
 from backends.registry import Registry
 from backends.slo import Class, Targets
 from gateway.admission import Outlook
@@ -51,6 +52,7 @@ class Steering:
         most_waiting: int = 4096,
         dice: Random | None = None,
         later: Later = at_once,
+        profiles: Profiles = BUILT_IN,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
@@ -61,7 +63,13 @@ class Steering:
         self._weights = weights or {}
         self._most_waiting = most_waiting
         self.estimates = Estimates()
-        self.pools = Pools(classes, ledger.outstanding, rtt_s or {}, promises=self._promises)
+        self.pools = Pools(
+            classes,
+            ledger.outstanding,
+            rtt_s or {},
+            promises=self._promises,
+            profiles=profiles,
+        )
         self.lessons = Lessons(registry, ledger, clock, self.estimates, self.pools, later)
         self._returns: dict[str, Returns] = {}
         self._waiters: dict[str, Waiters] = {}

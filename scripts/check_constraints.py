@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PINS = Path("backends/embedded/pins")
 # The engine's extra documents what the embedded engine runs; it has an environment of its own.
-LOCKED_EXTRAS = ("autoscale", "docker", "kubernetes", "loadtest")
+LOCKED_EXTRAS = ("autoscale", "bench", "docker", "kubernetes", "loadtest")
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)")
 
 

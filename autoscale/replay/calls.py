@@ -207,14 +207,22 @@ class Calls:
 
     def _end(self, live: Live, event: Event, now: float) -> None:
         self.ended[live.klass.name].append(
-            Ended.served(event.sequence, live.targets, due=live.due, ended_at=event.at)
+            Ended.served(
+                event.sequence,
+                live.targets,
+                due=live.due,
+                ended_at=event.at,
+                offered_at=live.arrival.at_s,
+            )
         )
         granted = self._book.release(live.lease_id, now)
         self._drain.note(self._book.released, self._book.released_work_us, now)
         self._granted(granted, now)
 
     def _refuse(self, live: Live) -> None:
-        self.ended[live.klass.name].append(Ended(kept=False, refused=True))
+        self.ended[live.klass.name].append(
+            Ended(kept=False, refused=True, offered_at=live.arrival.at_s)
+        )
 
 
 def _ask(live: Live, choice: Choice, work: float, now: float) -> Ask:

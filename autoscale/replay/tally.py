@@ -1,6 +1,6 @@
 """What came of a replay's calls?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +18,17 @@ class Ended:
     ttft_s: float = 0.0
     tpot_s: float = 0.0
     tokens: int = 0
+    offered_at: float = 0.0
 
     @classmethod
     def served(
-        cls, sequence: EngineSequence, targets: Targets, *, due: float, ended_at: float
+        cls,
+        sequence: EngineSequence,
+        targets: Targets,
+        *,
+        due: float,
+        ended_at: float,
+        offered_at: float = 0.0,
     ) -> "Ended":
         """Hold what an engine did of it against what was promised; `due` is its first token's."""
         output, first_at = sequence.output_tokens, sequence.first_token_at
@@ -31,7 +38,7 @@ class Ended:
         kept = (targets.ttft_s is None or ttft_s <= targets.ttft_s) and (
             targets.tpot_s is None or tpot_s <= targets.tpot_s
         )
-        return cls(kept, False, ttft_s, tpot_s, output)
+        return cls(kept, False, ttft_s, tpot_s, output, offered_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +73,25 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The whole: per class, unit-seconds paid, actions, calls that never ended."""
+    """The whole: per class, unit-seconds paid, actions, calls that never ended, and the share of
+    the calls of the worst ten minutes that were kept.
+    """
 
     classes: Mapping[str, Tally]
     unit_s: float
     actions: int
     dropped: int
     lasted_s: float
+    worst_ten_minutes: float
     work_by_tick: list[float] = field(repr=False)
+
+
+def worst_window(ended: Iterable[Ended], *, length_s: float = 600.0) -> float:
+    """Give the share kept in the worst window, by when calls were offered; 1 without any."""
+    windows: dict[int, list[bool]] = {}
+    for each in ended:
+        windows.setdefault(int(each.offered_at // length_s), []).append(each.kept)
+    return min((sum(kept) / len(kept) for kept in windows.values()), default=1.0)
 
 
 def _p99(values: Sequence[float]) -> float:

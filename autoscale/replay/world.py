@@ -12,7 +12,7 @@ from autoscale.plan import PoolView
 from autoscale.replay.calls import Calls
 from autoscale.replay.fleet import UnitFleet
 from autoscale.replay.kind import Kind
-from autoscale.replay.tally import Replayed, Tally
+from autoscale.replay.tally import Replayed, Tally, worst_window
 from autoscale.traces import Arrival, Floats
 from backends.capacity import Mix, work_s
 
@@ -146,6 +146,7 @@ class _World:
             self._fleet.actions,
             self._calls.dropped,
             self._now,
+            worst_window(each for ended in self._calls.ended.values() for each in ended),
             self._by_tick,
         )
 

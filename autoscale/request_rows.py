@@ -1,0 +1,155 @@
+"""What do classes that share a fleet, and a burst, come to call by call?
+
+`s4`: interactive, server and batch calls at 40, 40 and 20 % on one fleet. `s6`: Azure's code calls
+twenty times over, all interactive. Both with replicas of an MI355X and the gateway's own admission,
+routing and ledger.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from autoscale.contest import Case
+from autoscale.demand import TICK_S, from_arrivals
+from autoscale.oracle import perfect
+from autoscale.replay.kind import Kind
+from autoscale.replay.tally import Replayed
+from autoscale.replay.world import replay
+from autoscale.traces import Arrival, BadTrace, read_arrivals
+from autoscale.whatif import scaler_named
+from backends.capacity import Mix
+from backends.hardware import profile
+from backends.slo import MLPERF_CLASSES
+
+SHARES = {"interactive": 0.4, "server": 0.4, "offline": 0.2}
+_MODEL = "llama2-70b"
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What came of a row under one policy; `over_bound` is its cost over perfect knowledge's, which
+    must not miss any tick's work within Interactive's limits.
+    """
+
+    row: str
+    policy: str
+    cold_start_s: float
+    mean_units: float
+    over_bound: float
+    found: Replayed
+
+
+def mixed(arrivals: Sequence[Arrival], *, times: float, seed: int) -> list[Arrival]:
+    """Offer each call `times` times on average within half a minute, its class by `SHARES`."""
+    rng = np.random.default_rng(seed)
+    names = rng.choice(list(SHARES), size=_many(arrivals, times), p=list(SHARES.values()))
+    return [
+        replace(each, class_name=str(name))
+        for each, name in zip(_repeated(arrivals, times, 30.0, rng), names, strict=False)
+    ]
+
+
+def burst(arrivals: Sequence[Arrival], *, times: float, seed: int) -> list[Arrival]:
+    """Offer each call `times` times on average within ten seconds, all interactive: bursts of ten
+    seconds and more stay what they were, and no single call becomes a burst.
+    """
+    rng = np.random.default_rng(seed)
+    return [replace(a, class_name="interactive") for a in _repeated(arrivals, times, 10.0, rng)]
+
+
+def _many(arrivals: Sequence[Arrival], times: float) -> int:
+    return math.ceil(len(arrivals) * times * 1.2) + 100
+
+
+def _repeated(
+    arrivals: Sequence[Arrival], times: float, within_s: float, rng: np.random.Generator
+) -> list[Arrival]:
+    counts = rng.poisson(times, len(arrivals))
+    made = [
+        replace(each, at_s=each.at_s + float(rng.uniform(0.0, within_s)), tenant=f"t{n % 8}")
+        for each, count in zip(arrivals, counts, strict=True)
+        for n in range(int(count))
+    ]
+    return sorted(made, key=lambda a: a.at_s)
+
+
+ROWS: Mapping[str, tuple[str, float, Callable[..., list[Arrival]]]] = {
+    "s4": ("*azure*conv*", 20.0, mixed),
+    "s6": ("*azure*code*", 20.0, burst),
+}
+
+
+def run(
+    row: str, traces: Path, policy: str, cold_start_s: float, *, seconds: float, seed: int = 1
+) -> RowResult:
+    """Replay a row call by call; raises BadTrace."""
+    pattern, times, make = ROWS[row]
+    files = sorted(traces.glob(pattern))
+    if not files:
+        raise BadTrace(f"{traces}: no file {pattern}")
+    calls = [a for a in read_arrivals(files[0], "azure") if a.at_s < seconds]
+    arrivals = make(calls, times=times, seed=seed)
+    kind = _kind(arrivals)
+    start = arrivals[0].at_s
+    moved = [replace(a, at_s=a.at_s - start) for a in arrivals]
+    series = from_arrivals(moved, kind.law).scaled(1.0 / (kind.share("interactive") * TICK_S))
+    scaler = scaler_named(policy, series, cold_start_s, tenants=64)
+    first = max(1, math.ceil(float(series.total_s[:6].mean()) * 1.05))
+    found = replay(arrivals, kind, scaler, units=first, cold_start_s=cold_start_s, seed=seed)
+    bound = perfect(series.total_s, cold_start_s=cold_start_s, tick_s=TICK_S)
+    mean = float(series.total_s.mean())
+    return RowResult(row, policy, cold_start_s, mean, found.unit_s / bound.unit_s, found)
+
+
+def _kind(arrivals: Sequence[Arrival]) -> Kind:
+    base = profile(_MODEL, "mi355x")
+    read = sum(a.input_tokens for a in arrivals) / len(arrivals)
+    out = sum(a.output_tokens for a in arrivals) / len(arrivals)
+    classes = {each.name: each for each in MLPERF_CLASSES}
+    return Kind(base, classes, base.law, Mix(max(read, 1.0), max(out, 1.0), 1.5))
+
+
+def rows(options: argparse.Namespace, cases: Sequence[Case], pool: Executor) -> str:
+    """Run the row under each preset (and `--policy`) at each cold start; give the table."""
+    policies = [*options.preset, *(options.policy or [])]
+    jobs = [
+        pool.submit(run, options.rows, options.traces, policy, cold, seconds=options.seconds)
+        for cold in options.cold_start
+        for policy in policies
+    ]
+    return table([job.result() for job in jobs])
+
+
+def table(found: Sequence[RowResult]) -> str:
+    """Write results as a Markdown table."""
+    head = (
+        "row",
+        "policy, D",
+        "mean units",
+        "kept by class",
+        "worst ten minutes",
+        "over bound",
+        "actions, dropped",
+    )
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for each in found:
+        kept = ", ".join(
+            f"{name} {tally.attainment:.2%} of {tally.offered:,}"
+            for name, tally in each.found.classes.items()
+        )
+        cells = (
+            each.row,
+            f"{each.policy}, {each.cold_start_s:.0f} s",
+            f"{each.mean_units:.1f}",
+            kept,
+            f"{each.found.worst_ten_minutes:.2%}",
+            f"{each.over_bound:.3f}",
+            f"{each.found.actions}, {each.found.dropped}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
