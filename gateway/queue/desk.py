@@ -124,10 +124,11 @@ class Desk:
         if self._book is not None:
             self._settle(self._book.release(slot.lease_id, self._now()))
             return
-        self._known.change(held.replica_id, held.cost, -1)
         if self._backlog:
+            self._known.change(held.replica_id, held.cost, -1)
             self._add(exchange.release(held.lease_id, held.replica_id), urgent=True)
         else:
+            self._known.set_aside(held.replica_id, held.cost)
             self._spares.put(held, asyncio.get_running_loop().time())
             self._linger(self._spare_s)
 
@@ -250,6 +251,7 @@ class Desk:
         if spare is None or not fits(cost, spare, candidate, known, alone=alone):
             return None
         self._spares.take(spare)
+        self._no_longer_spare(spare)
         slot = self._hold(ask, self._lease_ids(), candidate.replica_id, waited_s=0.0)
         self._known.change(slot.replica_id, cost)
         self._add(exchange.take_over(spare, slot.lease_id, ask))
@@ -389,7 +391,12 @@ class Desk:
         """Release what has been spare for long, and all of it where somebody waits."""
         now = asyncio.get_running_loop().time()
         for slot in self._spares.since_before(inf if self._backlog else now - self._spare_s):
+            self._no_longer_spare(slot)
             self._operations.append(exchange.release(slot.lease_id, slot.replica_id))
+
+    def _no_longer_spare(self, slot: Slot) -> None:
+        self._known.set_aside(slot.replica_id, slot.cost, -1)
+        self._known.change(slot.replica_id, slot.cost, -1)
 
     async def _send(self, mode: Mode, operations: list[Operation]) -> Answer:
         now, starvation_s = self._now(), self._starvation_s

@@ -18,6 +18,7 @@ class Known:
         self._told: dict[str, Cost] = {}
         self._since: dict[str, Cost] = {}  # what was done since the last batch, and in that one
         self._under_way: dict[str, Cost] = {}
+        self._aside: dict[str, Cost] = {}  # of slots that the store counts and no call is on
         self._sums: dict[str, Cost] = {}
 
     def of(self, replica_id: str) -> Cost:
@@ -29,6 +30,12 @@ class Known:
         since = self._since
         since[replica_id] = _sum(since.get(replica_id, NOTHING), by, sign)
         self._sums[replica_id] = _least_0(_sum(self._sums.get(replica_id, NOTHING), by, sign))
+
+    def set_aside(self, replica_id: str, by: Cost, sign: int = 1) -> None:
+        """Take in that no call is on a slot which the store still counts; -1: that is over."""
+        aside = self._aside
+        aside[replica_id] = _sum(aside.get(replica_id, NOTHING), by, sign)
+        self._sums[replica_id] = _least_0(_sum(self._sums.get(replica_id, NOTHING), by, -sign))
 
     def sent(self) -> None:
         """A batch tells the store of all that was done."""
@@ -45,12 +52,13 @@ class Known:
         self._under_way = {}
         for replica_id in changed:
             known = self._told.get(replica_id, NOTHING)
-            since = self._since.get(replica_id)
-            self._sums[replica_id] = known if since is None else _least_0(_sum(known, since, 1))
+            since, aside = self._since.get(replica_id), self._aside.get(replica_id)
+            known = known if since is None else _sum(known, since, 1)
+            self._sums[replica_id] = _least_0(known if aside is None else _sum(known, aside, -1))
 
     def forget_own(self) -> None:
         """Take nothing as done of what the store has not answered: it is told afresh."""
-        self._since, self._under_way = {}, {}
+        self._since, self._under_way, self._aside = {}, {}, {}
 
 
 def _sum(one: Cost, other: Cost, sign: int) -> Cost:

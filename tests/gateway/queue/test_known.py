@@ -31,3 +31,19 @@ def test_an_answer_that_tells_everything_empties_what_it_leaves_out() -> None:
     known.answered({"a": Cost(1), "b": Cost(2)}, everything=True)
     known.answered({"b": Cost(1)}, everything=True)
     assert (known.of("a"), known.of("b")) == (Cost(0), Cost(1))
+
+
+def test_a_slot_that_no_call_is_on_counts_for_nothing_whatever_the_store_tells() -> None:
+    known = Known()
+    known.answered({"a": Cost(2, 30, 0)}, everything=False)
+    known.set_aside("a", Cost(1, 10, 0))
+    assert known.of("a") == Cost(1, 20, 0)
+    known.sent()
+    known.answered({"a": Cost(2, 30, 0)}, everything=True)
+    assert known.of("a") == Cost(1, 20, 0)
+    known.set_aside("a", Cost(1, 10, 0), -1)
+    known.change("a", Cost(1, 10, 0), -1)  # given back
+    assert known.of("a") == Cost(1, 20, 0)
+    known.sent()
+    known.answered({"a": Cost(1, 20, 0)}, everything=True)
+    assert known.of("a") == Cost(1, 20, 0)

@@ -146,6 +146,17 @@ async def test_a_spare_slot_goes_to_a_call_that_begins_to_wait_elsewhere(redis_u
         await emptied(two, "a")
 
 
+async def test_a_spare_slot_counts_for_nothing_after_further_batches(redis_url: str) -> None:
+    async with gateway(redis_url, spare_s=3600) as one:
+        one.release(await one.acquire(ask("1", "a"), within_s=5))
+        slot = await one.acquire(ask("2", "b"), within_s=5)  # a batch of its own, and its answer
+        assert (one.running("a"), one.running("b")) == (0, 1)
+        one.release(slot)
+        again = await one.acquire(ask("3", "a"), within_s=5)
+        assert (one.running("a"), one.running("b")) == (1, 0)
+        one.release(again)
+
+
 async def test_the_order_holds_over_all_gateways(redis_url: str) -> None:
     async with gateway(redis_url) as one, gateway(redis_url) as two:
         held = await one.acquire(ask("0", "a"), within_s=5)
