@@ -95,11 +95,12 @@ class Callers:
         return found
 
     async def be_retried(self) -> str:
-        while True:
-            found = await self.ask("flex", model=OTHER, stream=False)
-            record = await self._gateway.services.explanations.find(found)
-            if record is not None and record["attempts"] == 2:
-                return found
+        while True:  # two at once, so that not both go to the replica that answers
+            both = [self.ask("flex", model=OTHER, stream=False) for _ in range(2)]
+            for found in await asyncio.gather(*both):
+                record = await self._gateway.services.explanations.find(found)
+                if record is not None and record["attempts"] == 2:
+                    return found
 
 
 async def test_each_kind_of_call_is_told_in_words(
