@@ -8,6 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 ARRIVALS = ("loadgen", "poisson", "constant", "burst", "trace")
+# Locust's page gives options back in the type of their default, and these, without one, as text.
+_WITHOUT_DEFAULT: Mapping[str, Callable[[str], float]] = {
+    "duration": float,
+    "samples": int,
+    "min_queries": int,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,9 @@ class RunOptions:
     def of(cls, namespace: Namespace | Mapping[str, Any]) -> RunOptions:
         """Take the known options out of a namespace."""
         values = namespace if isinstance(namespace, Mapping) else vars(namespace)
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        return cls(
+            **{f.name: _read(f.name, values[f.name]) for f in fields(cls) if f.name in values}
+        )
 
     def arguments(self) -> list[str]:
         """Write the options as a command line, the key left out (it goes by environment)."""
@@ -65,6 +73,12 @@ class RunOptions:
             else:
                 line += [flag, str(value)]
         return line
+
+
+def _read(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or name not in _WITHOUT_DEFAULT:
+        return value
+    return _WITHOUT_DEFAULT[name](value) if value.strip() else None
 
 
 def add_run_options(parser: Any, *, locust: bool = False) -> None:

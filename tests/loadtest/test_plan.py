@@ -157,6 +157,13 @@ def test_options_survive_the_command_line() -> None:
     )  # fmt: skip
 
 
+def test_what_locusts_page_gives_back_as_text_is_read() -> None:
+    page = {"duration": "20", "samples": "100", "min_queries": "", "target_qps": 8.0}
+    options = RunOptions.of(page)
+    assert (options.duration, options.samples, options.min_queries) == (20.0, 100, None)
+    assert options.target_qps == 8.0
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
