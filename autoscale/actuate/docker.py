@@ -89,7 +89,8 @@ class DockerActuator:
                         await joined.connect({"Container": name, "EndpointConfig": endpoint})
                     await container.start()
                 except BaseException:
-                    await container.delete(force=True)
+                    with contextlib.suppress(DockerError):  # what went wrong first is told
+                        await container.delete(force=True)
                     raise
 
     async def discard(self, pool: str, names: Sequence[str]) -> None:
