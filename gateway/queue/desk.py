@@ -1,37 +1,29 @@
 """Who of this gateway's calls waits for a model or runs on it, whether the store answers or not?
 
-While the store answers, it decides. When it does not, this gateway goes on with a book of its own:
-the slots that it holds stay, and it fills each replica up to its share, the bound divided by the
-number of gateways that were last seen. Together they never exceed the bounds by more than what one
-gateway held beyond its share when the store went, and one slot per gateway where there are more
-gateways than slots. When the store is back it is told of every slot and every waiting call.
-
-While nobody waits, a call takes over a slot that another one here has just left (`spares.py`): as
-many run there as the store counts, and it hears of the change with the next batch.
+While the store answers, it decides (`shared.py`). When it does not, this gateway goes on with a
+book of its own (`alone.py`): the slots that it holds stay, and it fills each replica up to its
+share. When the store is back it is told of every slot and every waiting call.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import inf
+from functools import partial
 
 from msgspec.structs import replace
-from redis.exceptions import RedisError
 
 from gateway.queue import exchange
-from gateway.queue.book import Book, Bounds
+from gateway.queue.alone import Alone
+from gateway.queue.bounds import Bounds
+from gateway.queue.decider import Decider
 from gateway.queue.drain import Drain
-from gateway.queue.exchange import Answer, BatchLost, Exchange, Mode, Operation
-from gateway.queue.known import Known
+from gateway.queue.exchange import Exchange, Operation
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.order import Waiting
-from gateway.queue.spares import Spares, fits
+from gateway.queue.peers import Peers
+from gateway.queue.shared import SPARE_S, Shared
 
-ANSWER_S = 1.0  # a store that takes longer is away
-EXPIRY_S = 5.0  # a gateway that is silent for so long is dead
 LONGEST_WAIT_S = 86_400.0
-LINGER_S = 0.02  # what nobody waits for goes with the next batch, or after this
-SPARE_S = 0.2  # a slot that no call takes over goes back after this, at once where somebody waits
 
 
 @dataclass(slots=True)
@@ -43,7 +35,7 @@ class Waiter:
 
 
 class Desk:
-    """One model's calls of one gateway."""
+    """One model's calls of one gateway; those that `Shared` speaks for."""
 
     def __init__(
         self,
@@ -59,42 +51,40 @@ class Desk:
     ) -> None:
         self.model = model
         self.drain = Drain()
-        self.gateways = 1
-        self._line = line
+        self.peers = Peers(gateway)
         self._now = now
         self._lease_ids = lease_ids
-        self._gateway = gateway
-        self._starvation_s = starvation_s
-        self._tells_spare = tells_spare
-        self._spare_s = spare_s
         self._bounds = Bounds()
         self._waiters: dict[str, Waiter] = {}
         self._held: dict[str, Slot] = {}
-        self._known = Known()
-        self._spares = Spares()
-        self._backlog: dict[int, Backlog] = {}
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._operations: list[Operation] = []
-        self._mode = Mode.RESTORE
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._sends_at = 0.0  # when the timer is due, by the loop's clock
-        self._has_ended = False
-        self._book: Book | None = None  # our own, while the store is away
-
-    # what a ledger does
+        self._alone = partial(Alone, model, now=now, starvation_s=starvation_s, grant=self.grant)
+        self._shared = Shared(
+            model,
+            line,
+            self,
+            peers=self.peers,
+            drain=self.drain,
+            now=now,
+            starvation_s=starvation_s,
+            tells_spare=tells_spare,
+            spare_s=spare_s,
+        )
+        self._decider: Decider = self._shared
 
     async def acquire(self, ask: Ask, within_s: float) -> Slot:
         """Take a slot, else wait for one."""
         for candidate in self._bounds.untold(ask.candidates, ask.rank):
-            self._tell(candidate, ask.rank)
-        taken_over = self._take_over(ask)
-        if taken_over is not None:
-            return await self._with_the_others(taken_over)
+            self._bounds.tell_of(candidate, ask.rank)
+            self._decider.tell(candidate, ask.rank)
+        lease_id = self._lease_ids()
+        if self._decider.take_over(ask, lease_id):
+            slot = self._hold(ask, lease_id, ask.candidates[0].replica_id, waited_s=0.0)
+            return await self._with_the_others(slot)
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[Slot] = loop.create_future()
-        waiter = Waiter(Waiting(self._lease_ids(), ask, self._now(), 0), granted)
-        self._ask(waiter)
+        waiter = Waiter(Waiting(lease_id, ask, self._now(), 0), granted)
+        self._waiters[lease_id] = waiter
+        self._decider.ask(waiter.waiting)
         timer = loop.call_later(min(within_s, LONGEST_WAIT_S), _expire, granted)
         try:
             return await granted
@@ -106,65 +96,30 @@ class Desk:
 
     def first_token(self, slot: Slot) -> None:
         """Free a slot's prefill tokens."""
-        known = self._held.get(slot.lease_id)
-        if known is None or not known.cost.prefill_tokens:
+        held = self._held.get(slot.lease_id)
+        if held is None or not held.cost.prefill_tokens:
             return
-        self._held[slot.lease_id] = replace(known, cost=replace(known.cost, prefill_tokens=0))
-        if self._book is not None:
-            self._settle(self._book.first_token(slot.lease_id, self._now()))
-        else:
-            self._known.change(slot.replica_id, Cost(0, 0, known.cost.prefill_tokens), -1)
-            self._add(exchange.first_token(slot), urgent=bool(self._backlog))
+        self._held[slot.lease_id] = replace(held, cost=replace(held.cost, prefill_tokens=0))
+        self._decider.first_token(held)
 
     def release(self, slot: Slot) -> None:
         """Give a slot back."""
         held = self._held.pop(slot.lease_id, None)
-        if held is None:
-            return
-        if self._book is not None:
-            self._settle(self._book.release(slot.lease_id, self._now()))
-            return
-        if self._backlog:
-            self._known.change(held.replica_id, held.cost, -1)
-            self._add(exchange.release(held.lease_id, held.replica_id), urgent=True)
-        else:
-            self._known.set_aside(held.replica_id, held.cost)
-            self._spares.put(held, asyncio.get_running_loop().time())
-            self._linger(self._spare_s)
+        if held is not None:
+            self._decider.release(held)
 
     def offer(self, candidates: tuple[Candidate, ...], rank: int | None) -> None:
         """Take in which replicas may be used, and up to what."""
         self._bounds.tell(candidates, rank)
-        replicas = [each.replica_id for each in candidates]
-        if self._book is not None:
-            shares = tuple(self._share(each) for each in candidates)
-            self._settle(self._book.offer(shares, rank, self._now()))
-            return
-        if rank is None:
-            self._add(exchange.usable(replicas))
-        for each in candidates:
-            self._add(self._told(each, rank))
-        self._add(exchange.hand_over(replicas), urgent=True)
+        self._decider.offer(candidates, rank)
 
     def outstanding(self, replica_id: str) -> Cost:
-        """Give what runs on a replica, with those who have just asked for it before others."""
-        if self._book is not None:
-            return self._book.outstanding(replica_id)
-        return self._known.of(replica_id)
+        """Give what runs on a replica."""
+        return self._decider.outstanding(replica_id)
 
     def backlog(self) -> Mapping[int, Backlog]:
         """Give who waits, by rank."""
-        return self._backlog if self._book is None else self._book.backlog()
-
-    @property
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return sum(each.calls for each in self.backlog().values())
-
-    @property
-    def held(self) -> int:
-        """How many slots this gateway holds."""
-        return len(self._held)
+        return self._decider.backlog()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -172,90 +127,84 @@ class Desk:
         return tuple(self._held.values())
 
     @property
-    def untold(self) -> bool:
-        """Whether the store has not heard of all that was done here."""
-        return bool(self._operations or self._spares or self._task)
-
-    # what the ledger's own tasks do
-
-    @property
     def away(self) -> bool:
         """Whether this desk does without the store."""
-        return self._book is not None
+        return self._decider is not self._shared
+
+    @property
+    def untold(self) -> bool:
+        """Whether the store has not heard of all that was done here."""
+        return self._shared.untold
 
     def sweep(self) -> None:
         """Show that this gateway lives, and tidy up after those that do not."""
-        if self._book is None and not self._operations:
-            self._add(exchange.sweep(self._silent()), urgent=True)
+        if not self.away:
+            self._shared.sweep()
 
     def deliver(self, lease_id: str, replica_id: str) -> None:
         """Take a slot that another gateway's batch handed over."""
-        if self._book is None and lease_id in self._waiters:
-            self._grant(lease_id, replica_id)
+        if not self.away:
+            self.grant(lease_id, replica_id)
 
     def hear(self, backlog: Mapping[int, Backlog]) -> None:
-        """Take in that calls of another gateway have begun to wait: they get what is spare here."""
-        if self._book is None and not self._backlog:
-            self._backlog = dict(backlog)
-            if self._task is not None:  # the answer that is under way may be older: have another
-                self._operations.append(exchange.sweep({}))
-            elif self._spares or self._operations:
-                self._start()
+        """Take in that calls of another gateway have begun to wait."""
+        if not self.away:
+            self._shared.hear(backlog)
 
     def come_back(self) -> None:
         """Give the store another try: it is there again."""
-        if self._book is not None:
-            self._book = None
-            self._restore()
+        if self.away:
+            self._decider = self._shared
+            self._shared.restore()
 
     async def quit(self) -> None:
         """Give everything back, if the store answers; calls that wait here are cancelled."""
-        self._has_ended = True
-        self._stop_timer()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
         for waiter in self._waiters.values():
             waiter.granted.cancel()
-        if self._book is None:
-            try:
-                await self._send(Mode.QUIT, [])
-            except (BatchLost, RedisError, OSError, TimeoutError):
-                pass  # the others find out by themselves
+        await self._shared.quit(tells=not self.away)
 
-    # how
-
-    def _ask(self, waiter: Waiter) -> None:
+    def grant(self, lease_id: str, replica_id: str) -> bool:
+        """Give a call its slot; False where the lease is nobody's."""
+        waiter = self._waiters.pop(lease_id, None)
+        if waiter is None:
+            return lease_id in self._held
         waiting = waiter.waiting
-        self._waiters[waiting.lease_id] = waiter
-        if self._book is None:
-            ask = waiting.ask
-            if not self._backlog and ask.candidates:
-                self._known.change(ask.candidates[0].replica_id, ask.cost)
-            self._add(exchange.acquire(waiting), urgent=True)
-            return
-        shares = tuple(self._share(each) for each in waiting.ask.candidates)
-        ask = replace(waiting.ask, candidates=shares)
-        self._settle(self._book.acquire(waiting.lease_id, ask, self._now()))
+        waited_s = self._now() - waiting.since
+        slot = self._hold(waiting.ask, lease_id, replica_id, waited_s=waited_s)
+        if waiter.granted.done():
+            self.release(slot)  # it has left
+        else:
+            waiter.granted.set_result(slot)
+        return True
 
-    def _take_over(self, ask: Ask) -> Slot | None:
-        """Give a call the slot that another one here has left on its first candidate.
+    def everything(self) -> list[Operation]:
+        """Give all that the store should know of bounds, slots and waiting calls."""
+        told = [self._shared.bounds(each, rank) for each, rank in self._bounds.all()]
+        slots = [exchange.held(slot) for slot in self._held.values()]
+        waiting = [exchange.acquire(each.waiting) for each in self._waiters.values()]
+        rest = [exchange.hand_over(self._bounds.replicas), exchange.sweep({})]
+        return [*told, *slots, *waiting, *rest]
 
-        Only while nobody waits.
-        """
-        if self._backlog or not self._spares or not ask.candidates:
-            return None
-        candidate, cost = ask.candidates[0], ask.cost
-        spare = self._spares.peek(candidate.replica_id, ask.rank)
-        known, alone = self._known.of(candidate.replica_id), self.gateways == 1
-        if spare is None or not fits(cost, spare, candidate, known, alone=alone):
-            return None
-        self._spares.take(spare)
-        self._no_longer_spare(spare)
-        slot = self._hold(ask, self._lease_ids(), candidate.replica_id, waited_s=0.0)
-        self._known.change(slot.replica_id, cost)
-        self._add(exchange.take_over(spare, slot.lease_id, ask))
-        return slot
+    def rename(self) -> None:
+        """Have those who wait do so under new leases."""
+        waiters, self._waiters = self._in_order(), {}
+        for waiter in waiters:
+            waiter.waiting = replace(waiter.waiting, lease_id=self._lease_ids())
+            self._waiters[waiter.waiting.lease_id] = waiter
+
+    def go_on_alone(self) -> None:
+        """Do without the store: our slots stay, and those who wait take from our share."""
+        self._shared.abandon()
+        alone = self._decider = self._alone(self.peers.count)
+        for each, rank in self._bounds.all():
+            alone.tell(each, rank)
+        for slot in self._held.values():
+            alone.adopt(slot)
+        for waiter in self._in_order():
+            alone.ask(waiter.waiting)
+
+    def _in_order(self) -> list[Waiter]:
+        return sorted(self._waiters.values(), key=lambda waiter: waiter.waiting.since)
 
     async def _with_the_others(self, slot: Slot) -> Slot:
         """Go on once all calls that came in this turn of the loop have their slots.
@@ -277,20 +226,8 @@ class Desk:
             granted = waiter.granted
             if not granted.cancelled() and granted.exception() is None:
                 self.release(granted.result())
-        elif self._book is not None:
-            self._settle(self._book.leave(lease_id, self._now()))
         else:
-            self._add(exchange.leave(lease_id), urgent=True)
-
-    def _grant(self, lease_id: str, replica_id: str) -> None:
-        waiter = self._waiters.pop(lease_id)
-        waiting = waiter.waiting
-        waited_s = self._now() - waiting.since
-        slot = self._hold(waiting.ask, lease_id, replica_id, waited_s=waited_s)
-        if waiter.granted.done():
-            self.release(slot)  # it has left
-        else:
-            waiter.granted.set_result(slot)
+            self._decider.leave(lease_id)
 
     def _hold(self, ask: Ask, lease_id: str, replica_id: str, *, waited_s: float) -> Slot:
         slot = self._held[lease_id] = Slot(
@@ -305,162 +242,6 @@ class Desk:
             waited_s=waited_s,
         )
         return slot
-
-    def _settle(self, slots: Iterable[Slot]) -> None:
-        for slot in slots:
-            if slot.lease_id in self._waiters:
-                self._grant(slot.lease_id, slot.replica_id)
-
-    def _tell(self, candidate: Candidate, rank: int) -> None:
-        self._bounds.tell_of(candidate, rank)
-        if self._book is None:
-            self._add(self._told(candidate, rank))
-
-    def _told(self, candidate: Candidate, rank: int | None) -> Operation:
-        return exchange.bounds(candidate, rank, tells_spare=self._tells_spare)
-
-    def _share(self, candidate: Candidate) -> Candidate:
-        """Give what is ours of a replica while nobody can ask the store."""
-        among = max(1, self.gateways)
-        kv, prefill = candidate.kv_tokens, candidate.prefill_tokens
-        return Candidate(
-            candidate.replica_id,
-            max(min(1, candidate.sequences), candidate.sequences // among),
-            None if kv is None else kv // among,
-            None if prefill is None else prefill // among,
-            candidate.spare // among,
-        )
-
-    def _silent(self) -> dict[str, int]:
-        since = asyncio.get_running_loop().time() - EXPIRY_S
-        return {g: number for g, (number, at) in self._seen.items() if at <= since}
-
-    def _add(self, operation: Operation, *, urgent: bool = False) -> None:
-        """Put an operation into the next batch, which goes when this turn of the loop is over."""
-        self._operations.append(operation)
-        if urgent:
-            self._start()
-        else:
-            self._linger()
-
-    def _linger(self, within_s: float = LINGER_S) -> None:
-        """Have a batch sent within this time."""
-        if self._task is not None or self._has_ended:
-            return
-        loop = asyncio.get_running_loop()
-        at = loop.time() + within_s
-        if self._timer is None or at < self._sends_at:
-            self._stop_timer()
-            self._timer, self._sends_at = loop.call_at(at, self._start), at
-
-    def _start(self) -> None:
-        self._stop_timer()
-        if self._task is None and not self._has_ended:
-            self._task = asyncio.create_task(self._exchange(), name=f"queue of {self.model}")
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _exchange(self) -> None:
-        try:
-            self._give_back()
-            while self._operations and self._book is None:
-                if self._mode is Mode.RESTORE:
-                    operations, self._operations = self._everything(), []
-                else:
-                    operations = self._operations[: exchange.MOST_OPERATIONS]
-                    del self._operations[: exchange.MOST_OPERATIONS]
-                mode, self._mode = self._mode, Mode.NEXT
-                self._known.sent()
-                try:
-                    self._take(await self._send(mode, operations))
-                except BatchLost:
-                    self._restore()
-                except (RedisError, OSError, TimeoutError):
-                    self._go_on_alone()
-                self._give_back()
-        finally:
-            self._task = None
-            if self._spares:
-                since_s = asyncio.get_running_loop().time() - self._spares.oldest
-                self._linger(max(self._spare_s - since_s, 0.0))
-
-    def _give_back(self) -> None:
-        """Release what has been spare for long, and all of it where somebody waits."""
-        now = asyncio.get_running_loop().time()
-        for slot in self._spares.since_before(inf if self._backlog else now - self._spare_s):
-            self._no_longer_spare(slot)
-            self._operations.append(exchange.release(slot.lease_id, slot.replica_id))
-
-    def _no_longer_spare(self, slot: Slot) -> None:
-        self._known.set_aside(slot.replica_id, slot.cost, -1)
-        self._known.change(slot.replica_id, slot.cost, -1)
-
-    async def _send(self, mode: Mode, operations: list[Operation]) -> Answer:
-        now, starvation_s = self._now(), self._starvation_s
-        return await self._line.send(mode, operations, now=now, starvation_s=starvation_s)
-
-    def _take(self, answer: Answer) -> None:
-        self._backlog = answer.backlog
-        self._known.answered(answer.loads, everything=bool(answer.gateways))
-        self.drain.note(answer.released, answer.released_work_us, self._now())
-        if answer.gateways:
-            self._watch(answer.gateways)
-        for lease_id, replica_id in answer.grants:
-            if lease_id in self._waiters:
-                self._grant(lease_id, replica_id)
-            elif lease_id not in self._held and lease_id not in self._spares:
-                # It left while the answer was under way.
-                self._add(exchange.release(lease_id, replica_id), urgent=True)
-
-    def _watch(self, gateways: dict[str, int]) -> None:
-        """Note which gateways have done something since the last look, by our own clock."""
-        at = asyncio.get_running_loop().time()
-        before = self._seen
-        self._seen = {
-            name: before[name] if name in before and before[name][0] == number else (number, at)
-            for name, number in gateways.items()
-            if name != self._gateway
-        }
-        self.gateways = 1 + len(self._seen) - len(self._silent())
-
-    def _restore(self) -> None:
-        """Have the next batch tell everything afresh, under new leases for those who wait."""
-        self._mode = Mode.RESTORE
-        self._forget_spares()
-        waiters = sorted(self._waiters.values(), key=lambda w: w.waiting.since)
-        self._waiters = {}
-        for waiter in waiters:
-            waiter.waiting = replace(waiter.waiting, lease_id=self._lease_ids())
-            self._waiters[waiter.waiting.lease_id] = waiter
-        self._operations = [exchange.sweep({})]
-        self._start()
-
-    def _forget_spares(self) -> None:
-        """What is told afresh has none."""
-        self._spares.clear()
-        self._known.forget_own()
-
-    def _everything(self) -> list[Operation]:
-        told = [self._told(each, rank) for each, rank in self._bounds.all()]
-        slots = [exchange.held(slot) for slot in self._held.values()]
-        waiting = [exchange.acquire(each.waiting) for each in self._waiters.values()]
-        rest = [exchange.hand_over(self._bounds.replicas), exchange.sweep({})]
-        return [*told, *slots, *waiting, *rest]
-
-    def _go_on_alone(self) -> None:
-        """Do without the store: our slots stay, and those who wait take from our share."""
-        book = self._book = Book(self.model, starvation_s=self._starvation_s)
-        for each, rank in self._bounds.all():
-            book.bounds.tell_of(self._share(each), rank)
-        self._operations = []
-        self._forget_spares()
-        for slot in self._held.values():
-            book.adopt(slot)
-        for waiter in sorted(self._waiters.values(), key=lambda w: w.waiting.since):
-            self._ask(waiter)
 
 
 def _expire(granted: asyncio.Future[Slot]) -> None:

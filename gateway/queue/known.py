@@ -37,6 +37,14 @@ class Known:
         aside[replica_id] = _sum(aside.get(replica_id, NOTHING), by, sign)
         self._sums[replica_id] = _least_0(_sum(self._sums.get(replica_id, NOTHING), by, -sign))
 
+    def pass_on(self, replica_id: str, before: Cost, after: Cost) -> None:
+        """Take in that a call has taken over a slot that was set aside, in one step."""
+        since, aside, sums = self._since, self._aside, self._sums
+        aside[replica_id] = _sum(aside.get(replica_id, NOTHING), before, -1)
+        change = _sum(after, before, -1)
+        since[replica_id] = _sum(since.get(replica_id, NOTHING), change, 1)
+        sums[replica_id] = _least_0(_sum(sums.get(replica_id, NOTHING), after, 1))
+
     def sent(self) -> None:
         """A batch tells the store of all that was done."""
         self._under_way, self._since = self._since, {}

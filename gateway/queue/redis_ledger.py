@@ -1,6 +1,6 @@
 """The ledger that all gateways share, in Redis or Valkey.
 
-A desk per model speaks with the store (`desk.py`, `exchange.py`, `lua/ledger.lua`); here is what
+A desk per model speaks with the store (`desk.py`, `shared.py`, `lua/ledger.lua`); here is what
 they have in common: who this gateway is, the ear for slots that other gateways hand over, and the
 round that shows that this gateway lives, tidies up after dead ones, and looks for a lost store.
 """
@@ -15,12 +15,14 @@ from redis.exceptions import RedisError
 
 from backends.clock import Clock, SystemClock
 from gateway.line import Line
-from gateway.queue.desk import ANSWER_S, SPARE_S, Desk
+from gateway.queue.desk import Desk
 from gateway.queue.exchange import BEGUN, GRANTS, Exchange, read_begun
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
 from gateway.queue.order import STARVATION_S
+from gateway.queue.shared import SPARE_S
 from gateway.scripts import Script
 
+ANSWER_S = 1.0  # a store that takes longer is away
 ROUND_S = 1.0
 RETRY_S = 0.5
 
@@ -29,7 +31,7 @@ class RedisLedger:
     """Slots and waiting calls in the store. `run` must run beside it; `aclose` ends its part.
 
     A slot that another gateway frees comes within a few round trips, within `ROUND_S` where a
-    message is lost. What a dead gateway held comes free within about `desk.EXPIRY_S` + `ROUND_S`.
+    message is lost. What a dead gateway held comes free within about `peers.EXPIRY_S` + `ROUND_S`.
     A slot that no call here takes over is given back after `spare_s`, at once where somebody waits.
     `tells_spare` False: what others read of our bounds has no `spare`, which gateways of the
     store's schema 1 do not know.
@@ -93,7 +95,7 @@ class RedisLedger:
 
     def waiting(self, model: str) -> int:
         """How many calls wait for a model."""
-        return self._desk(model).waiting
+        return sum(each.calls for each in self.backlog(model).values())
 
     def backlog(self, model: str) -> Mapping[int, Backlog]:
         """Who waits for a model, by rank."""
@@ -114,12 +116,12 @@ class RedisLedger:
     @property
     def held(self) -> int:
         """How many slots this gateway holds."""
-        return sum(desk.held for desk in self._desks.values())
+        return sum(len(desk.slots) for desk in self._desks.values())
 
     @property
     def gateways(self) -> int:
         """How many gateways live, this one included, as far as is known."""
-        return max((desk.gateways for desk in self._desks.values()), default=1)
+        return max((desk.peers.count for desk in self._desks.values()), default=1)
 
     @property
     def away(self) -> bool:

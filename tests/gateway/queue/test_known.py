@@ -47,3 +47,20 @@ def test_a_slot_that_no_call_is_on_counts_for_nothing_whatever_the_store_tells()
     known.sent()
     known.answered({"a": Cost(1, 20, 0)}, everything=True)
     assert known.of("a") == Cost(1, 20, 0)
+
+
+def test_a_slot_that_is_passed_on_counts_as_one_that_ended_and_one_that_began() -> None:
+    at_once, step_by_step = Known(), Known()
+    for known in (at_once, step_by_step):
+        known.answered({"a": Cost(3, 30, 2)}, everything=True)
+        known.set_aside("a", Cost(1, 10, 0))
+    at_once.pass_on("a", Cost(1, 10, 0), Cost(1, 25, 5))
+    step_by_step.set_aside("a", Cost(1, 10, 0), -1)
+    step_by_step.change("a", Cost(1, 10, 0), -1)
+    step_by_step.change("a", Cost(1, 25, 5))
+    for known in (at_once, step_by_step):
+        assert known.of("a") == Cost(3, 45, 7)
+        known.sent()
+        known.change("a", Cost(1, 1, 1))
+        known.answered({"a": Cost(3, 45, 7)}, everything=False)
+        assert known.of("a") == Cost(4, 46, 8)
