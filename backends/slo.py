@@ -1,6 +1,7 @@
 """What is promised to a class of calls?"""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,20 @@ class Targets:
     percentile: float = 0.99
 
 
+class WhenLate(StrEnum):
+    """What becomes of a call whose first token would come too late: firm and soft deadlines."""
+
+    REFUSE = "refuse"  # it is told at once, with a time at which to come back
+    SERVE = "serve"  # it is served behind all calls that can still be in time
+
+
 @dataclass(frozen=True, slots=True)
 class Class:
     """A named promise. Lower `rank` is served first; `patience_s` bounds a wait in the queue.
 
     `demote_to` names the class under which a call goes on that this one cannot keep; None: such a
-    call is refused. `hedges`: a first byte that is late is asked of a second replica too.
+    call is refused, or served late (`when_late`). `hedges`: a first byte that is late is asked of a
+    second replica too.
     """
 
     name: str
@@ -32,6 +41,7 @@ class Class:
     patience_s: float = 30.0
     demote_to: str | None = None
     hedges: bool = False
+    when_late: WhenLate = WhenLate.REFUSE
 
     def targets(self, model: str) -> Targets:
         """The promise for a model."""

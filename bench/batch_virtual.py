@@ -20,7 +20,6 @@ from backends.simulated import sequences as engine
 from backends.slo import MLPERF_CLASSES
 from bench.slo_virtual import World
 from bench.slo_world import MODEL, Run, Tally, Workload
-from gateway.admission import Outlook
 from gateway.lessons import UNARY_LATE
 from gateway.queue.ledger import Cost, Slot
 from gateway.worker_yield import Credit, beyond
@@ -104,14 +103,8 @@ class BatchWorld(World):
         elif run.slot is not None:
             self._touch(run.slot.replica_id)
 
-    def _tell(
-        self,
-        run: Run,
-        reason: str,
-        retry_after_s: float | None = None,
-        outlook: Outlook | None = None,
-    ) -> None:
-        super()._tell(run, reason, retry_after_s, outlook)
+    def _tell(self, run: Run, reason: str, retry_after_s: float | None = None) -> None:
+        super()._tell(run, reason, retry_after_s)
         if run.call.class_name == ROW:
             self.at(self.time.t + 1.0, self._next_row)
 

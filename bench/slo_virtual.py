@@ -28,7 +28,8 @@ from backends.simulated import sequences as engine
 from backends.simulated.reports import loads
 from backends.slo import MLPERF_CLASSES, Class
 from bench.slo_world import MODEL, Engines, Run, Sent, Tally, Time, Workload
-from gateway.admission import MOST_RETRY_S, Outlook, Reject, decide, retry_after
+from gateway.admission import MOST_RETRY_S, Reason, Reject, decide, retry_after
+from gateway.plans import Plan
 from gateway.queue.book import Book
 from gateway.queue.drain import Drain
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
@@ -169,28 +170,29 @@ class World(Engines):
     def call(self, sent: Sent) -> None:
         """Let one call arrive now."""
         run = self._enter(sent)
+        self._ask(run, self.steering.plan(run.call))
+
+    def _ask(self, run: Run, plan: Plan) -> None:
         steering = self.steering
-        run.plan = plan = steering.plan(run.call)
-        choice, question = steering.choose(plan, frozenset())
-        outlook = steering.outlook(plan, choice, question)
+        run.plan = plan
+        choice, run.question = steering.choose(plan, frozenset())
+        run.outlook = outlook = steering.outlook(plan, choice, run.question)
         decision = decide(outlook, least_retry_s=LEAST_RETRY_S)
         if isinstance(decision, Reject):
-            self._tell(run, decision.reason.value, decision.retry_after_s, outlook)
+            self._turn_down(run, decision.reason, decision.retry_after_s)
             return
-        run.outlook = outlook
-        run.question = question
         run.waits = True
         run.waiting.enter_context(steering.waiting(plan))
-        run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
+        lease = run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
         if run.waits:
-            self.at(self.time.t + decision.at_most_s, lambda: self._out_of_patience(run))
+            self.at(self.time.t + decision.at_most_s, lambda: self._out_of_patience(run, lease))
 
-    def _out_of_patience(self, run: Run) -> None:
-        if run.waits:
+    def _out_of_patience(self, run: Run, lease: str) -> None:
+        if run.waits and run.lease == lease:
             run.waits = False
             run.waiting.close()
-            self.ledger.leave(run.lease)
-            self._tell(run, "deadline_passed")
+            self.ledger.leave(lease)
+            self._turn_down(run, Reason.DEADLINE)
 
     def _granted(self, slot: Slot) -> None:
         # Outside of the ledger's own doing, as a future's wake-up is.
@@ -205,9 +207,9 @@ class World(Engines):
             raise LookupError("a slot for a call that asked for none")
         run.slot = slot
         run.placed = placed = self.steering.placed(plan, slot, question)
-        if not placed.is_in_time and outlook.reachable and outlook.sure:
+        if not self.steering.takes(placed, outlook):
             self.ledger.release(slot)
-            self._tell(run, "slot_too_late")
+            self._turn_down(run, Reason.LATE_SLOT)
             return
         self._send(run, int(slot.replica_id[1:]))
 
@@ -225,17 +227,19 @@ class World(Engines):
         self.steering.lessons.ended(run.placed, run.receipt)
         self.ledger.release(run.slot)
 
-    def _tell(
-        self,
-        run: Run,
-        reason: str,
-        retry_after_s: float | None = None,
-        outlook: Outlook | None = None,
-    ) -> None:
+    def _turn_down(self, run: Run, reason: Reason, retry_after_s: float | None = None) -> None:
+        """Let a call go on as its class says, or tell it now."""
+        lower = None if run.plan is None else self.steering.lower(run.plan, reason)
+        if lower is None:
+            self._tell(run, reason.value, retry_after_s)
+        else:
+            self._ask(run, lower)
+
+    def _tell(self, run: Run, reason: str, retry_after_s: float | None = None) -> None:
         tally = self._refuse(run, reason)
         if not self._return_once or run.sent.again or run.plan is None:
             return
-        known = outlook or run.outlook
+        known = run.outlook
         if known is None:
             return
         wait_s = retry_after_s or retry_after(known, least_retry_s=LEAST_RETRY_S)

@@ -27,7 +27,7 @@ class Outlook(Struct, frozen=True, gc=False):
     that of calls who were told when to come back, and `does_per_s` how much of it the pool does in
     a second. `reachable` False: not even an idle replica would keep its limits, so that load is
     not what stands in the way. `idle`: the replica that it would get has nothing to do. `sure`
-    False: nothing was learnt yet.
+    False: nothing was learnt yet. `late`: its promise is lost already, and it may be served late.
     """
 
     slack_s: float
@@ -42,6 +42,7 @@ class Outlook(Struct, frozen=True, gc=False):
     idle: bool = False
     sure: bool = True
     promised_s: float = 0.0
+    late: bool = False
 
     @property
     def expected_wait_s(self) -> float:
@@ -81,11 +82,12 @@ def decide(outlook: Outlook, *, least_retry_s: float) -> Decision:
     Formula: expected wait = (work ahead + own work) / work done per second, against the slack that
     the TTFT leaves. Where there is room those who wait could not use it, as long prompts need more
     of it, so that they are not ahead. What no load can explain (`reachable` False) is served as
-    well as it goes, and predictions of a law that was never learnt refuse nobody.
+    well as it goes, predictions of a law that was never learnt refuse nobody, and who is served
+    late waits as long as its patience lasts, whatever is expected.
     """
     if outlook.waiting >= outlook.most_waiting and not (outlook.has_room and not outlook.ahead_s):
         return Reject(Reason.QUEUE_FULL, retry_after(outlook, least_retry_s=least_retry_s))
-    strict = outlook.reachable and outlook.sure and not outlook.idle
+    strict = outlook.reachable and outlook.sure and not outlook.idle and not outlook.late
     slack_s = outlook.slack_s if strict else outlook.patience_s
     at_most_s = min(max(slack_s, SHORTEST_WAIT_S), outlook.patience_s)
     if outlook.has_room and not outlook.ahead_s:

@@ -124,6 +124,7 @@ class Call(Struct, kw_only=True):
 class Receipt(Struct):
     """What a call used and how it ended; instants are monotonic, None where it never got there.
 
+    `late`: it was served although its first token was expected after its promise.
     `on_first_byte` is called once when the answer's first byte has come from the replica.
     """
 
@@ -134,6 +135,7 @@ class Receipt(Struct):
     replica_id: str | None = None
     attempts: int = 0
     queued_s: float = 0.0
+    late: bool = False
     first_byte: float | None = None
     last_byte: float | None = None
     usage: Usage | None = None

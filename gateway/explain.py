@@ -53,13 +53,18 @@ class Record:
         """Whether there is little to tell: one decision, one slot at once, no trouble."""
         return len(self.steps) <= 2 and not any(isinstance(s, str) for s in self.steps)
 
-    def short(self) -> list[tuple[bytes, bytes]]:
-        """Give the header lines for callers who may see them."""
+    def short(self, whole: bool) -> list[tuple[bytes, bytes]]:
+        """Give the header lines for callers who may see them; not `whole`: what all may see."""
         lines: list[tuple[bytes, bytes]] = []
         for step in self.steps:
             if isinstance(step, Placed):
-                lines = [
-                    (b"x-sluice-class", step.plan.klass.name.encode()),
+                lines = []
+                if step.is_late:
+                    lines.append((b"x-sluice-late-ms", b"%d" % (step.late_s * 1e3)))
+                if not whole:
+                    continue
+                lines += [
+                    (b"x-sluice-class", step.plan.promised.klass.name.encode()),
                     (b"x-sluice-replica", step.slot.replica_id.encode()),
                     (b"x-sluice-waited-ms", b"%d" % (step.slot.waited_s * 1e3)),
                 ]
@@ -86,6 +91,7 @@ def worded(record: Record, receipt: Receipt) -> dict[str, Any]:
         "error_code": receipt.error_code,
         "replica": receipt.replica_id,
         "attempts": receipt.attempts,
+        "late": receipt.late,
         "queued_ms": _ms(receipt.queued_s),
         "ttft_ms": _ms(receipt.ttft_s),
         "tpot_ms": _ms(receipt.tpot_s),
@@ -112,7 +118,8 @@ def _step(step: Decided | Placed | str) -> dict[str, Any]:
                 "waited_ms": _ms(step.slot.waited_s),
                 "predicted_ttft_ms": None if prediction is None else _ms(prediction.ttft_s),
                 "predicted_tpot_ms": None if prediction is None else _ms(prediction.tpot_s),
-                "in_time": step.is_in_time,
+                "in_time": step.is_in_time and not step.is_late,
+                "late_ms": _ms(step.late_s) if step.is_late else None,
             }
         case Decided():
             return _decided(step)
@@ -123,7 +130,8 @@ def _decided(step: Decided) -> dict[str, Any]:
     targets = plan.targets
     found: dict[str, Any] = {
         "kind": "decision",
-        "class": plan.klass.name,
+        "class": plan.promised.klass.name,
+        "late": plan.missed is not None,
         "limits": {"ttft_ms": _ms(targets.ttft_s), "tpot_ms": _ms(targets.tpot_s)},
         "estimate": {
             "prompt_tokens": round(plan.size.prompt_tokens),

@@ -29,6 +29,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
                 yield from _decision(step)
             case "slot":
                 late = "" if step["in_time"] else ", too late for its first token"
+                if step.get("late_ms") is not None:
+                    late = f"; served although {_time(step['late_ms'])} late"
                 yield (
                     f"  got a slot on {step['replica']} after {_time(step['waited_ms'])}; "
                     f"predicted TTFT {_time(step['predicted_ttft_ms'])} from then on, "
@@ -45,10 +47,7 @@ def _decision(step: Mapping[str, Any]) -> Iterator[str]:
         f"  as {step['class']} (TTFT {_time(limits['ttft_ms'])}, TPOT {_time(limits['tpot_ms'])}): "
         f"about {size['prompt_tokens']} prompt and {size['output_tokens']} output tokens"
     )
-    if step["returns"]:
-        yield "  it came back when it was told to, so it goes first"
-    if not step["reachable"]:
-        yield "  no replica could keep these limits even when idle: served as well as it goes"
+    yield from _place_in_line(step)
     match step["decision"]:
         case "admit":
             yield f"  admitted: a slot was free, with {_time(step['slack_ms'])} to spare"
@@ -73,6 +72,15 @@ def _decision(step: Mapping[str, Any]) -> Iterator[str]:
         yield f"     and {more} more replicas"
     if step["never"]:
         yield f"     {step['never']} replicas were out of the question"
+
+
+def _place_in_line(step: Mapping[str, Any]) -> Iterator[str]:
+    if step.get("late"):
+        yield "  late: behind all calls that can be in time"
+    if step["returns"]:
+        yield "  it came back when it was told to, so it goes first"
+    if not step["reachable"]:
+        yield "  no replica could keep these limits even when idle: served as well as it goes"
 
 
 def _candidate(place: int, each: Mapping[str, Any]) -> str:

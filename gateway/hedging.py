@@ -164,6 +164,14 @@ class Hedger:
 
 def _adopt(receipt: Receipt, winner: Receipt) -> None:
     """Take over what the attempt that answered has noted."""
-    for name in ("replica_id", "status", "first_byte", "last_byte", "usage", "finish_reasons"):
+    for name in (
+        "replica_id",
+        "status",
+        "late",
+        "first_byte",
+        "last_byte",
+        "usage",
+        "finish_reasons",
+    ):
         setattr(receipt, name, getattr(winner, name))
     receipt.chunks = winner.chunks

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from backends.fleet import Replica
 from backends.registry import Registry
 from gateway.accounting import Account, Accounting
-from gateway.admission import Reason, Reject, decide, retry_after
+from gateway.admission import Outlook, Reason, Reject, decide, retry_after
 from gateway.call import Call, Receipt
 from gateway.errors import GatewayError, NoReplica, QueueFull
 from gateway.explain import Record
@@ -32,6 +32,16 @@ class Bounds:
     attempts: int
     retry_after_s: float
     headers_for: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that its plan cannot keep, and when there should be room."""
+
+    plan: Plan
+    outlook: Outlook
+    reason: Reason
+    retry_after_s: float
 
 
 class Pipeline:
@@ -130,6 +140,8 @@ class Pipeline:
         async def second(side: Sink, receipt: Receipt) -> None:
             others = tried | {placed.slot.replica_id}
             other = await self._slot(plan, others, None, receipt, record)
+            if isinstance(other, Refusal):
+                raise self._told(other)
             try:
                 await self._forward(other, side, account, record, receipt)
             finally:
@@ -149,8 +161,9 @@ class Pipeline:
         """Let one replica answer."""
         call = placed.plan.call
         replica = self._replica(placed.slot)
-        if call.principal.tenant in self._bounds.headers_for:
-            call.notes[:] = record.short()
+        receipt.late = placed.is_late
+        if receipt.late or call.principal.tenant in self._bounds.headers_for:
+            call.notes[:] = record.short(call.principal.tenant in self._bounds.headers_for)
         with self._steering.awaiting(placed, receipt), account.attempt(replica) as trace_headers:
             receipt.attempts, receipt.replica_id = account.receipt.attempts, replica.id
             headers = engine_headers(replica, *trace_headers)
@@ -164,16 +177,23 @@ class Pipeline:
         receipt: Receipt,
         record: Record,
     ) -> Placed:
-        """Get a slot under the call's class, or under the one that it may be demoted to."""
-        try:
-            return await self._slot(plan, tried, last, receipt, record)
-        except QueueFull:
-            lower = plan.klass.demote_to
+        """Get a slot under the call's own class, else as one that is demoted or late."""
+        found = await self._slot(plan, tried, last, receipt, record)
+        while isinstance(found, Refusal):
+            lower = self._steering.lower(found.plan, found.reason)
             if lower is None:
-                raise
-            record.happened(f"demoted from {plan.klass.name} to {lower}")
-            demoted = self._steering.plan(plan.call, lower)
-            return await self._slot(demoted, tried, last, receipt, record)
+                raise self._told(found)
+            name = found.plan.klass.name
+            how = "served late" if lower.missed else f"demoted from {name} to {lower.klass.name}"
+            record.happened(f"{how}: {found.reason}")
+            found = await self._slot(lower, tried, last, receipt, record)
+        return found
+
+    def _told(self, refusal: Refusal) -> QueueFull:
+        """Promise a refused call a time to come back."""
+        plan, outlook = refusal.plan, refusal.outlook
+        again_s = self._steering.return_after(plan, outlook, refusal.retry_after_s)
+        return QueueFull(again_s, code=refusal.reason)
 
     async def _slot(
         self,
@@ -182,7 +202,8 @@ class Pipeline:
         last: GatewayError | None,
         receipt: Receipt,
         record: Record,
-    ) -> Placed:
+    ) -> Placed | Refusal:
+        """Get a slot by a plan, or say why it cannot be kept."""
         steering, call, least_s = self._steering, plan.call, self._bounds.retry_after_s
         choice, question = steering.choose(plan, tried)
         if not choice.candidates:
@@ -191,28 +212,25 @@ class Pipeline:
         decision = decide(outlook, least_retry_s=least_s)
         record.decided(question.now, plan, choice, outlook, decision)
         if isinstance(decision, Reject):
-            again_s = steering.return_after(plan, outlook, decision.retry_after_s)
-            raise QueueFull(again_s, code=decision.reason)
+            return Refusal(plan, outlook, decision.reason, decision.retry_after_s)
         loop = asyncio.get_running_loop()
         within_s = min(decision.at_most_s, call.deadline - loop.time())
-        reason: Reason | None = None
+        reason = Reason.LATE_SLOT
         try:
             with steering.waiting(plan):
                 ask = steering.ask(plan, choice, tried)
                 slot = await self._ledger.acquire(ask, within_s=within_s)
             placed = steering.placed(plan, slot, question)
             record.placed(placed)
-            if placed.is_in_time or not (outlook.reachable and outlook.sure):
+            if steering.takes(placed, outlook):
                 return placed
             self._ledger.release(slot)
-            reason = Reason.LATE_SLOT
         except TimeoutError:
             reason = Reason.DEADLINE
         finally:
             receipt.queued_s = loop.time() - call.arrived
         record.happened(f"told after {receipt.queued_s * 1e3:.0f} ms: {reason}")
-        again_s = retry_after(outlook, least_retry_s=least_s)
-        raise QueueFull(steering.return_after(plan, outlook, again_s), code=reason)
+        return Refusal(plan, outlook, reason, retry_after(outlook, least_retry_s=least_s))
 
     def _replica(self, slot: Slot) -> Replica:
         standing = self._registry.fleet.standing(slot.replica_id)

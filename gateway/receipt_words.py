@@ -49,6 +49,7 @@ def describe(span: Span, receipt: Receipt) -> None:
         "sluice.class": call.class_name,
         "sluice.outcome": receipt.outcome.value,
         "sluice.queue_s": receipt.queued_s,
+        "sluice.late": receipt.late,
         **call.attributes,
     }
     if usage is not None:
@@ -84,6 +85,7 @@ def line_of(
         "error_code": receipt.error_code,
         "replica": receipt.replica_id,
         "attempts": receipt.attempts,
+        "late": receipt.late,
         "queue_ms": round(receipt.queued_s * 1e3, 3),
         "ttft_ms": _ms(receipt.ttft_s),
         "tpot_ms": _ms(receipt.tpot_s),

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from backends.fleet import Replica
 from backends.registry import replica_id
-from backends.slo import Class
+from backends.slo import Class, WhenLate
 from gateway.settings_jobs import ArtifactSettings, FetchSettings, JobSettings, WebhookSettings
 from gateway.settings_models import ModelSettings, ProfilePath, SiteSettings
 from gateway.settings_promises import ClassSettings, TenantSettings, with_default_classes
@@ -124,6 +124,12 @@ class Settings(Section):
                         "found": each.demote_to,
                         "names": ", ".join(self.classes),
                     },
+                )
+            if each.demote_to is not None and each.when_late is WhenLate.SERVE:
+                raise PydanticCustomError(
+                    "when_late",
+                    "allowed with demote_to: refuse",
+                    {"field": f"classes.{name}.when_late", "found": each.when_late.value},
                 )
         return self
 

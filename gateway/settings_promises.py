@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from backends.slo import MLPERF_CLASSES, Class, Targets
+from backends.slo import MLPERF_CLASSES, Class, Targets, WhenLate
 from gateway.call import Quota
 from gateway.settings_types import FrozenMap, Name, Seconds, Section
 
@@ -44,6 +44,11 @@ class ClassSettings(Section):
     demote_to: Name | None = Field(
         None, description="Class under which a call goes on that this one cannot keep."
     )
+    when_late: WhenLate = Field(
+        WhenLate.REFUSE,
+        description="A call whose first token would be late is refused, or served behind all that "
+        "can be in time, for as long as `patience_s` lets it wait.",
+    )
     hedge: bool = Field(
         False, description="Ask a second replica where a stream's first byte is late."
     )
@@ -62,6 +67,7 @@ class ClassSettings(Section):
             patience_s=self.patience_s,
             demote_to=self.demote_to,
             hedges=self.hedge,
+            when_late=self.when_late,
         )
 
 
@@ -107,6 +113,7 @@ def _default_classes() -> dict[str, Any]:
             "rank": each.rank,
             "patience_s": each.patience_s,
             "demote_to": each.demote_to,
+            "when_late": each.when_late.value,
             "targets": {
                 name: {
                     "ttft_ms": None if t.ttft_s is None else t.ttft_s * 1000,

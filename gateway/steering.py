@@ -14,11 +14,12 @@ from backends.clock import Clock
 from backends.fleet import HealthState, Pool
 from backends.measured import BUILT_IN, Profiles
 from backends.registry import Registry
-from backends.slo import Class, Targets
-from gateway.admission import Outlook
+from backends.slo import Class, Targets, WhenLate
+from gateway.admission import Outlook, Reason
 from gateway.afterwards import Later, at_once
 from gateway.call import Call, Receipt
 from gateway.estimates import Estimates, Size
+from gateway.lateness import behind_all
 from gateway.lessons import Lessons
 from gateway.levels import Demand
 from gateway.plans import GENERATES, Placed, Plan
@@ -168,6 +169,7 @@ class Steering:
             idle=best is not None and best.prediction.running == 0 and not waiting,
             sure=best is not None and best.prospect.speed.at > 0.0,
             promised_s=promised_s,
+            late=plan.missed is not None,
         )
 
     def ask(self, plan: Plan, choice: Choice, tried: frozenset[str]) -> Ask:
@@ -219,6 +221,25 @@ class Steering:
         if plan.targets.ttft_s is not None:
             margin_s = state.margin(plan.klass.name).within(plan.targets.ttft_s)
         return Placed(plan, slot, prediction, now, margin_s, prospect.speed.at > 0.0)
+
+    def takes(self, placed: Placed, outlook: Outlook) -> bool:
+        """Say whether a call starts in the slot that it got.
+
+        One that would be late and may be does where nobody else waits for the slot.
+        """
+        if placed.is_in_time or not (outlook.reachable and outlook.sure):
+            return True
+        serves = placed.plan.klass.when_late is WhenLate.SERVE
+        return serves and not self._ledger.waiting(placed.plan.call.model)
+
+    def lower(self, plan: Plan, reason: Reason) -> Plan | None:
+        """Say how a call goes on that its class cannot keep: demoted, or late; None: refused."""
+        klass, call = plan.klass, plan.call
+        if klass.demote_to is not None and klass.name == call.class_name:
+            return self.plan(call, klass.demote_to)
+        if reason is Reason.QUEUE_FULL:
+            return None
+        return behind_all(plan, self._classes.values(), self._clock.monotonic())
 
     def load(self, plan: Plan) -> float:
         """Give the share of the slots for a call's class that is taken in its pool."""

@@ -4,10 +4,14 @@ Seeds are fixed and no machine's speed is in it; bars are a little below what is
 another order of equal things does not fail it.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import median
+
 import pytest
 
 from backends.hardware import profile
-from backends.slo import MLPERF_CLASSES
+from backends.slo import MLPERF_CLASSES, WhenLate
 from bench.slo_virtual import World, capacity_per_s, measure
 from bench.slo_world import MODEL, Tally, Workload
 
@@ -80,3 +84,42 @@ def test_a_tenant_that_sends_ten_times_its_share_costs_the_others_little() -> No
     tallies = measure([LAW] * 8, sum(rates.values()), workload, seconds=30.0)
     others = [tallies[f"interactive/{name}"] for name in "abc"]
     assert sum(t.good for t in others) >= 0.98 * sum(t.sent for t in others)
+
+
+def overload(load: float, shares: Mapping[str, float], *soft: str) -> dict[str, Tally]:
+    """Send more than can be in time; classes named in `soft` serve who is late."""
+    classes = [
+        replace(each, when_late=WhenLate.SERVE, patience_s=600.0) if each.name in soft else each
+        for each in MLPERF_CLASSES
+    ]
+    workload = Workload(classes=shares)
+    world = World([LAW] * 4, classes=classes)
+    rate = load * capacity_per_s([LAW] * 4, workload.mix, INTERACTIVE)
+    world.pass_by(rate, workload, 20.0, 20.0)
+    assert not world.runs
+    return world.tallies
+
+
+def test_late_calls_are_served_and_cost_those_in_time_next_to_nothing() -> None:
+    alone = {"interactive": 1.0}
+    firm = overload(1.2, alone)["interactive"]
+    soft = overload(1.2, alone, "interactive")["interactive"]
+    assert sum(firm.refused.values()) > 40
+    assert soft.refused == {}
+    assert soft.late_first > 40
+    assert soft.good + soft.late_first + soft.slow == soft.sent
+    assert soft.good >= 0.97 * firm.good
+
+
+def test_late_calls_starve_no_other_class() -> None:
+    shares = {"interactive": 0.4, "server": 0.4, "offline": 0.2}
+    firm = overload(1.5, shares)
+    soft = overload(1.5, shares, "interactive", "server")
+    assert firm["server"].refused
+    for name in ("interactive", "server"):
+        assert soft[name].refused == {}
+        assert soft[name].late_first > 0
+        assert soft[name].good >= 0.97 * firm[name].good
+    assert soft["offline"].good == firm["offline"].good == firm["offline"].sent
+    typical_s = [median(each["offline"].ttft_s) for each in (firm, soft)]
+    assert typical_s[1] <= 1.1 * typical_s[0]

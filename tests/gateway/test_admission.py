@@ -50,6 +50,15 @@ def test_a_call_whose_first_token_is_too_late_already_is_told() -> None:
         assert found.reason is Reason.TTFT
 
 
+def test_who_is_served_late_waits_as_long_as_it_may_whatever_is_expected() -> None:
+    late = replace(BUSY, slack_s=inf, ahead_s=1000.0)
+    assert isinstance(decided(late), Reject)
+    assert decided(replace(late, late=True)) == Wait(10.0)
+    full = decided(replace(late, late=True, waiting=100))
+    assert isinstance(full, Reject)
+    assert full.reason is Reason.QUEUE_FULL
+
+
 def test_a_call_without_a_ttft_waits_as_long_as_its_class_may() -> None:
     assert decided(replace(BUSY, slack_s=inf)) == Wait(10.0)
 

@@ -183,6 +183,11 @@ def test_secrets_are_masked_when_shown(write: Write) -> None:
         ("no_auth: perhaps", ":1: no_auth: found 'perhaps'; allowed: true or false"),
         ("no_auth: true\nhost: 0.0.0.0", ":1: no_auth: found True; allowed only with a loopback"),
         ("default_class: x", ":1: default_class: found 'x'; allowed: interactive, server, offline"),
+        (
+            "classes:\n server: {demote_to: offline, when_late: serve}",
+            ":2: classes.server.when_late: found 'serve'; allowed with demote_to: refuse",
+        ),
+        ("classes: {server: {when_late: soon}}", "found 'soon'; allowed: 'refuse' or 'serve'"),
         ("redis_url: http://h", ":1: redis_url: found 'http://h'; allowed: redis://host:port"),
         ("telemetry: {log_level: loud}", "telemetry.log_level: found 'loud'; allowed: 'debug', "),
         ("classes: {x: {}}", ":1: classes.x.rank: missing; Lower is served first."),

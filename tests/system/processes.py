@@ -121,17 +121,18 @@ class StoreProcess:
 
 @contextmanager
 def gateway_process(
-    directory: Path, store_url: str, urls: list[str]
+    directory: Path, store_url: str, urls: list[str], *, max_running: int = 0, **settings: object
 ) -> Iterator[tuple[Process, str]]:
     """Run one gateway without keys; give it and its base URL."""
     config = directory / "sluice.yaml"
-    replicas = [{"url": url} for url in urls]
+    replicas = [{"url": url, "max_running": max_running} for url in urls]
     config.write_text(
         yaml.safe_dump(
             {
                 "no_auth": True,
                 "models": {"llama2-70b": {"replicas": replicas}},
                 "telemetry": {"log_level": "warning"},
+                **settings,
             }
         )
     )
