@@ -6,12 +6,14 @@ one slice each. Bodies go to `on_body`, a method that subclasses override.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 
 class MalformedResponse(ValueError):
     """The server sent what is not HTTP/1.1."""
 
 
-class Response:
+class Response(ABC):
     """A response as it arrives: feed it bytes until it is complete.
 
     `status` is 0 until the head was read. `reusable` tells whether the connection may carry another
@@ -39,10 +41,11 @@ class Response:
         self._chunked = False
         self._until_close = False
 
+    @abstractmethod
     def on_body(self, piece: bytes, now_ns: int) -> None:
         """Take a piece of the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_complete(self, now_ns: int) -> None:
         """Take note that the body has ended as it should."""
 
@@ -192,3 +195,6 @@ class Whole(Response):
     def on_body(self, piece: bytes, now_ns: int) -> None:
         """Keep the piece."""
         self.body += piece
+
+    def on_complete(self, now_ns: int) -> None:
+        """The body is whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from typing import Any
 
 import gevent
@@ -65,8 +66,12 @@ class Performer(Session):
             self._hand_over(generator)
         self._over.set()
 
+    def quitting(self) -> None:
+        """Leave nothing behind: what is written down is closed where the run ends."""
+
+    @abstractmethod
     def _hand_over(self, generator: Generator) -> None:
-        raise NotImplementedError
+        """Give the finished queries to whoever keeps the records."""
 
     def _perform(self, generator: Generator, shard: int, shards: int, started_ns: int) -> None:
         flusher = gevent.spawn(self._flush, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gevent
@@ -12,7 +13,7 @@ from loadtest.live import Live
 LEAD_S = 0.5  # from the word of command to the first arrival
 
 
-class Session:
+class Session(ABC):
     """What all roles share."""
 
     def __init__(self, environment: Any) -> None:
@@ -20,14 +21,15 @@ class Session:
         self.live = Live()
         self._over = Event()
 
+    @abstractmethod
     def start(self) -> None:
         """Begin a run (Locust's test_start)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """End a run early (Locust's test_stopping)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def quitting(self) -> None:
         """Leave nothing behind."""
 
