@@ -6,7 +6,7 @@ from typing import Protocol
 from backends.simulated.driver import Driver
 from backends.simulated.orders import Choice, Order
 from backends.simulated.refusals import QueueIsFull, Refusal, error_frame
-from backends.simulated.sequences import Event, Finish, QueueFull
+from backends.simulated.sequences import Event, Finish, QueueFull, Sequence
 
 _BUFFERED_BYTES = 256 * 1024  # a reader who is this far behind is given larger chunks, later
 
@@ -44,12 +44,13 @@ class StreamFault(Protocol):
 
 
 class Progress:
-    """How far one choice is; it follows the choice's sequence."""
+    """How far one choice is. It knows its call by being told: a call that is over leaves no circle
+    of references, and a replica pauses for no collection of garbage.
+    """
 
-    __slots__ = ("call", "choice", "finish", "generated", "opened", "shown")
+    __slots__ = ("choice", "finish", "generated", "opened", "shown")
 
-    def __init__(self, call: "Call", choice: Choice) -> None:
-        self.call = call
+    def __init__(self, choice: Choice) -> None:
         self.choice = choice
         self.generated = 0
         self.shown = 0
@@ -61,12 +62,6 @@ class Progress:
         """Tokens that show text: all but the end of text."""
         choice = self.choice
         return min(self.generated, choice.sequence.output_tokens - choice.silent_end)
-
-    def on_event(self, event: Event) -> None:
-        """Take the engine's news of the sequence."""
-        self.generated = event.generated
-        self.finish = event.finish
-        self.call.advance(self)
 
 
 class Call:
@@ -82,7 +77,7 @@ class Call:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.order = order
-        self.progress = [Progress(self, choice) for choice in order.choices]
+        self.progress = [Progress(choice) for choice in order.choices]
         self.started: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.heads: dict[int, bytes] = {}  # beginnings of frames, kept by the dialect
@@ -102,7 +97,7 @@ class Call:
         """
         for progress in self.progress:
             try:
-                self._driver.submit(progress.choice.sequence, progress)
+                self._driver.submit(progress.choice.sequence, self)
             except QueueFull:
                 self.cancel()
                 self.refuse(QueueIsFull())
@@ -115,8 +110,11 @@ class Call:
         self._pending = bytearray(self._dialect.refusal(refusal))
         self._finish()
 
-    def advance(self, progress: Progress) -> None:
-        """Take a choice further, and write what is to be written."""
+    def on_event(self, event: Event) -> None:
+        """Take the engine's news of a choice's sequence, and write what is to be written."""
+        progress = self._progress_of(event.sequence)
+        progress.generated = event.generated
+        progress.finish = event.finish
         if progress.finish is not None:
             self._open -= 1
         if self.order.stream and not self.ended.done():
@@ -182,6 +180,11 @@ class Call:
                 opening += self._dialect.opening(self, progress.choice)
         self.send(opening + self._dialect.closing(self))
         self._finish()
+
+    def _progress_of(self, sequence: Sequence) -> Progress:
+        if len(self.progress) == 1:
+            return self.progress[0]
+        return next(each for each in self.progress if each.choice.sequence is sequence)
 
     def _frames(self, progress: Progress) -> bytes:
         parts = []

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -126,6 +127,8 @@ async def _serve(settings: SimulatedSettings, ready_file: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.put_nowait, number)
     async with serve_replicas(settings) as replicas:
+        gc.collect()
+        gc.freeze()  # what was made to start stays: no collection looks at it again
         _announce(settings, [replica.url for replica in replicas], ready_file)
         await asked.get()
         draining = asyncio.create_task(drain(replicas))

@@ -176,6 +176,7 @@ class SimulatedReplica:
     def _forget(self, call: Call) -> None:
         """End a call, whatever it is doing, and free its rid."""
         call.cancel()
+        call.ended.cancel()  # where it was not: what waits for it would hold the call
         if self._calls.get(call.order.rid) is call:
             del self._calls[call.order.rid]
             if not self._calls:

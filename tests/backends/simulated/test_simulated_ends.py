@@ -3,6 +3,8 @@ faults.
 """
 
 import asyncio
+import gc
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -252,3 +254,49 @@ def test_faults_are_read_from_a_command_line() -> None:
     assert read == Faults(die_after_frames=5, stream_rate=0.5, not_ready=True)
     with pytest.raises(ValueError, match="unknown fault 'nope'"):
         Faults.parse("nope=1")
+
+
+async def test_calls_leave_no_circles_for_the_collector(
+    replica: SimulatedReplica, client: aiohttp.ClientSession
+) -> None:
+    """A collection of what thousands of calls left would hold up every stream of the replica."""
+
+    async def ask(**more: object) -> None:
+        body = {**_endless(**more), "max_tokens": 3}
+        async with client.post(replica.url + CHAT, json=body) as response:
+            assert response.status == 200
+            await response.read()
+
+    async def leave(**more: object) -> None:
+        try:
+            async with asyncio.timeout(0.05):
+                async with client.post(replica.url + CHAT, json=_endless(**more)) as response:
+                    await response.read()
+        except TimeoutError:
+            pass
+
+    async def all_ways() -> None:
+        for stream in (True, False):
+            await ask(stream=stream)
+            await ask(stream=stream, n=2)
+            await leave(stream=stream)
+        await _becomes_idle(client, replica)
+
+    await all_ways()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            await all_ways()
+        gc.collect()
+        names = Counter(type(each).__qualname__ for each in gc.garbage if _is_ours(each))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert names == {}
+
+
+def _is_ours(thing: object) -> bool:
+    return str(getattr(type(thing), "__module__", "")).startswith("backends")
