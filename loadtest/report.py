@@ -27,6 +27,7 @@ def render(found: Outcomes) -> str:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["ms"] = milliseconds
     page = results.summary(found)
     drawn = [(caption, _named(svg, n)) for n, (caption, svg) in enumerate(plots.all_of(found))]
     return environment.get_template("report.html.jinja").render(
@@ -39,6 +40,16 @@ def render(found: Outcomes) -> str:
         options=json.dumps(page["options"], indent=1),
         mlperf=results.mlperf_summary(found),
     )
+
+
+def milliseconds(value: float | None) -> str:
+    """Word a latency so that the table's twelve columns fit a page of 1,120 px; summary.json has
+    all its digits.
+    """
+    if value is None:
+        return "–"
+    digits = 2 if value < 1_000 else 1 if value < 10_000 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _tables(page: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float | None]]:

@@ -133,6 +133,16 @@ def test_the_report_tells_everything_in_one_page(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "–"), (0.0, "0.00"), (449.974, "449.97"), (2000.04, "2,000.0"), (599_999.6, "600,000")],
+)
+def test_a_latency_in_the_report_is_no_wider_than_its_column(
+    value: float | None, told: str
+) -> None:
+    assert report.milliseconds(value) == told
+
+
 def test_an_incomplete_run_is_reported_as_such() -> None:
     assert outcomes(made(40), "failed").judgement.verdict == "INCOMPLETE"
     text = report.render(outcomes(made(40), "interrupted"))
