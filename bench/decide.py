@@ -59,14 +59,14 @@ def measure(replicas: int, decisions: int, body_bytes: int) -> dict[str, float]:
         cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
         plan = steering.plan(call)
         choice, question = steering.choose(plan, frozenset())
-        outlook = steering.outlook(plan, choice, question)
+        outlook = steering.outlooks.of(plan, choice, question)
         if not isinstance(decide(outlook, least_retry_s=1.0), Reject):
             steering.ask(plan, choice, frozenset())
         cpu_us.append((time.thread_time_ns() - cpu) / 1e3)
         wall_us.append((time.perf_counter_ns() - wall) / 1e3)
     cpu_us.sort()
     wall_us.sort()
-    looks = [_timed(steering.look) for _ in range(50)]
+    looks = [_timed(steering.lookout.look) for _ in range(50)]
     return {
         "cpu_median": cpu_us[len(cpu_us) // 2],
         "cpu_p99": cpu_us[int(0.99 * len(cpu_us))],

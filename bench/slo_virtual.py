@@ -165,7 +165,7 @@ class World(Engines):
         )
         self._publish()
         self._every(REPORT_S, self._report)
-        self._every(0.5, self.steering.look)
+        self._every(0.5, self.steering.lookout.look)
 
     def call(self, sent: Sent) -> None:
         """Let one call arrive now."""
@@ -176,13 +176,13 @@ class World(Engines):
         steering = self.steering
         run.plan = plan
         choice, run.question = steering.choose(plan, frozenset())
-        run.outlook = outlook = steering.outlook(plan, choice, run.question)
+        run.outlook = outlook = steering.outlooks.of(plan, choice, run.question)
         decision = decide(outlook, least_retry_s=LEAST_RETRY_S)
         if isinstance(decision, Reject):
             self._turn_down(run, decision.reason, decision.retry_after_s)
             return
         run.waits = True
-        run.waiting.enter_context(steering.waiting(plan))
+        run.waiting.enter_context(steering.outlooks.waiting(plan))
         lease = run.lease = self.ledger.ask(steering.ask(plan, choice, frozenset()))
         if run.waits:
             self.at(self.time.t + decision.at_most_s, lambda: self._out_of_patience(run, lease))
@@ -243,7 +243,7 @@ class World(Engines):
         if known is None:
             return
         wait_s = retry_after_s or retry_after(known, least_retry_s=LEAST_RETRY_S)
-        told_s = self.steering.return_after(run.plan, known, wait_s)
+        told_s = self.steering.outlooks.return_after(run.plan, known, wait_s)
         if told_s > MOST_RETRY_S:
             if tally is not None:
                 tally.final += 1

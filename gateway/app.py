@@ -134,7 +134,7 @@ async def services_for(
             ("prober", prober.run()),
             ("ledger", ledger.run()),
             ("limits", limits.run()),
-            ("steering", steering.run()),
+            ("lookout", steering.lookout.run()),
             ("explanations", explanations.run()),
             ("signals", signaller.run()),
         ):
@@ -214,7 +214,7 @@ def _following(registry: Registry, steering: Steering, upstreams: Upstreams) -> 
     """Give what is done when the fleet changes: waiting calls take what is there now."""
 
     def follow() -> None:
-        steering.look()
+        steering.lookout.look()
         pools = registry.fleet.pools.values()
         upstreams.keep_only({s.replica.url for pool in pools for s in pool.standings})
 

@@ -192,7 +192,7 @@ class Pipeline:
     def _told(self, refusal: Refusal) -> QueueFull:
         """Promise a refused call a time to come back."""
         plan, outlook = refusal.plan, refusal.outlook
-        again_s = self._steering.return_after(plan, outlook, refusal.retry_after_s)
+        again_s = self._steering.outlooks.return_after(plan, outlook, refusal.retry_after_s)
         return QueueFull(again_s, code=refusal.reason)
 
     async def _slot(
@@ -208,7 +208,7 @@ class Pipeline:
         choice, question = steering.choose(plan, tried)
         if not choice.candidates:
             raise last or NoReplica(call.model)
-        outlook = steering.outlook(plan, choice, question)
+        outlook = steering.outlooks.of(plan, choice, question)
         decision = decide(outlook, least_retry_s=least_s)
         record.decided(question.now, plan, choice, outlook, decision)
         if isinstance(decision, Reject):
@@ -217,7 +217,7 @@ class Pipeline:
         within_s = min(decision.at_most_s, call.deadline - loop.time())
         reason = Reason.LATE_SLOT
         try:
-            with steering.waiting(plan):
+            with steering.outlooks.waiting(plan):
                 ask = steering.ask(plan, choice, tried)
                 slot = await self._ledger.acquire(ask, within_s=within_s)
             placed = steering.placed(plan, slot, question)

@@ -31,10 +31,10 @@ def test_a_pool_of_which_a_replica_drains_fills_the_most_loaded_of_the_others() 
     world = Draining([LAW] * 4)
     world.arrivals(8.0, Workload(), 40.0)
     world.until(9.0)
-    assert world.steering.shrinking == frozenset()
+    assert world.steering.lookout.shrinking == frozenset()
     balanced = spread(world)
     world.until(30.0)
-    assert world.steering.shrinking == {MODEL}
+    assert world.steering.lookout.shrinking == {MODEL}
     assert world.ledger.running("r03") == 0
     assert spread(world) >= balanced + 4
     world.until(100.0)
