@@ -10,3 +10,8 @@ def new_id() -> str:
     the system every time. Not for secrets.
     """
     return f"{getrandbits(128):032x}"
+
+
+def new_request_id() -> str:
+    """Give the id of a new request."""
+    return f"req_{new_id()}"

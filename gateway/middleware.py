@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.forwarded import Network, caller, is_trusted, parsed, values
-from gateway.protocol import new_request_id
+from gateway.ids import new_request_id
 
 
 class RequestId:

@@ -1,43 +1,25 @@
 """How does a caller's socket reach the relay? uvicorn's protocol, with its transport opened up.
 
-Streams are written to the transport directly, so that a chunk costs no `await`; everything else
-(heads, ends, keep-alive, pipelining) stays uvicorn's. Answers that uvicorn gives by itself are
-worded as errors of the API, and slow or oversized heads are bounded.
+Answers are written to the transport directly (`direct_sink.py`), so that a chunk costs no `await`;
+everything else (heads, ends, keep-alive, pipelining) stays uvicorn's. Answers that uvicorn gives by
+itself are worded as errors of the API, and slow or oversized heads are bounded.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from msgspec import Struct
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.errors import (
-    GatewayError,
-    InvalidRequest,
-    RequestTimeout,
-    Unavailable,
-    envelope,
-    headers,
-)
-from gateway.ids import new_id
-from gateway.sink import Flow, Header
+from gateway.errors import GatewayError, InvalidRequest, RequestTimeout, Unavailable
+from gateway.heads import last_answer, without_upgrade
+from gateway.sink import Flow
 
 EXTENSION = "sluice.turn"
 CONNECT = b"CONNECT"
-UPGRADING = frozenset({b"upgrade", b"http2-settings"})
-
-
-def new_request_id() -> str:
-    """Give the id of a new request."""
-    return f"req_{new_id()}"
 
 
 class HeadersTooLarge(InvalidRequest):
@@ -181,17 +163,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if not (is_next and cycle.more_body):
                 cycle.keep_alive = False
                 return
-        body = orjson.dumps(envelope(error))
-        told = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            "connection": "close",
-            "x-request-id": new_request_id(),
-            "openai-processing-ms": "0",
-            **headers(error),
-        }
-        lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
-        self.transport.write(f"HTTP/1.1 {error.status} Error\r\n{lines}\r\n".encode() + body)
+        self.transport.write(last_answer(error))
         self.transport.close()
 
     def _parse(self, data: bytes) -> None:
@@ -203,28 +175,13 @@ class GatewayProtocol(HttpToolsProtocol):
             except HttpParserUpgrade as asked:
                 if not self._asks_to_upgrade:
                     break
-                data = self._head_without_upgrade() + data[asked.args[0] :]
+                method, version = self.parser.get_method(), self.parser.get_http_version()
+                head = without_upgrade(method, self.url, version, self.headers)
+                data = head + data[asked.args[0] :]
                 self.parser = HttpRequestParser(self)
             except HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
                 break
-
-    def _head_without_upgrade(self) -> bytes:
-        """Give the head that was just read as if it had not asked for another protocol.
-
-        A server may go on like that, but llhttp takes what follows such a head, the body too, for
-        the other protocol. Java's HTTP client asks for h2c with each first request on a connection
-        that is not encrypted.
-        """
-        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.lower().split(b",")]
-                lines.append(b"connection: " + b", ".join(t for t in tokens if t not in UPGRADING))
-            elif name not in UPGRADING:
-                lines.append(b"%b: %b" % (name, value))
-        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     @property
     def _has_request(self) -> bool:
@@ -273,92 +230,6 @@ class Turn(Struct, frozen=True):
         body, self.cycle.body = bytes(self.cycle.body), bytearray()
         self.connection.flow.resume_reading()  # so that a caller who leaves is seen
         return body
-
-
-class DirectSink:
-    """Writes an answer straight to the caller's transport, a stream's pieces as one chunk each.
-
-    uvicorn's `send` is passed by: it writes the head by itself, which is a system call more per
-    answer (in Python both cost the same). What it keeps of an answer is kept here, too, so that
-    keep-alive, pipelining and its own checks go on.
-    A caller of HTTP/1.0, which has no chunks, gets them plain. `more` headers go with any answer.
-    """
-
-    def __init__(
-        self, turn: Turn, request_id: str, began: float, more: Sequence[Header] = ()
-    ) -> None:
-        self.started = False
-        self._connection = turn.connection
-        self._cycle = turn.cycle
-        self._transport = turn.connection.transport
-        self._request_id = request_id
-        self._began = began
-        self._more = more
-        self._is_chunked = False
-        self._head = b""  # goes with the first piece, in one system call
-
-    async def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Send status and headers."""
-        self.started = True
-        cycle = self._cycle
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        lines = [b"%b: %b" % pair for pair in (*cycle.default_headers, *headers, *self._more)]
-        took_ms = (self._connection.loop.time() - self._began) * 1e3
-        lines.append(b"x-request-id: %b" % self._request_id.encode())
-        lines.append(b"openai-processing-ms: %d" % took_ms)
-        for name, _ in headers:
-            if name == b"content-length":  # its body follows at once
-                break
-        else:
-            self._connection.loop.call_soon(self._send_head)  # where no piece comes in this turn
-            self._is_chunked = cycle.scope["http_version"] != "1.0"
-            if self._is_chunked:
-                lines.append(b"transfer-encoding: chunked")
-        if not cycle.keep_alive:
-            lines.append(b"connection: close")
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") >= len(lines):
-            raise ValueError("a header has a line break in it")
-        self._head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], head)
-
-    def feed_from(self, flow: Flow | None) -> None:
-        """Name the source to hold back when the transport's buffer is full."""
-        self._connection.flow_source = flow
-        if flow is not None and self._connection.flow.write_paused:
-            flow.pause_reading()
-
-    def write(self, data: bytes) -> None:
-        """Write one chunk, in one system call."""
-        if self._transport.is_closing():
-            return
-        if self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._transport.write(data)
-
-    async def finish(self, data: bytes = b"") -> None:
-        """Send what is left and end the answer."""
-        cycle = self._cycle
-        if cycle.disconnected or self._transport.is_closing():
-            cycle.disconnected = True  # uvicorn hears of it a turn later, and would miss an end
-            return
-        if self._is_chunked:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        head, self._head = self._head, b""
-        if head or data:
-            self._transport.write(head + data)
-        cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            self._transport.close()
-        cycle.on_response()
-
-    def _send_head(self) -> None:
-        head, self._head = self._head, b""
-        if head and not self._transport.is_closing():
-            self._transport.write(head)
 
 
 def protocol_class(

@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.drafts import Asker, Refuse, Surface, guarded, make_call
 from gateway.api.intake import headers_of, identify, read_body, whole_body
 from gateway.api.leaving import Listening
+from gateway.direct_sink import DirectSink
 from gateway.errors import Draining, GatewayError, StreamBroken
-from gateway.protocol import EXTENSION, DirectSink, Turn
+from gateway.protocol import EXTENSION, Turn
 from gateway.services import Services
 from gateway.sink import AsgiSink, Sink
 from gateway.wire.dialects import openai_refusal

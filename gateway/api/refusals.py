@@ -19,7 +19,7 @@ from gateway.errors import (
     MethodNotAllowed,
     UnknownUrl,
 )
-from gateway.protocol import new_request_id
+from gateway.ids import new_request_id
 from gateway.wire.anthropic import anthropic_refusal
 from gateway.wire.dialects import openai_refusal
 
