@@ -12,6 +12,7 @@ from backends.registry import Registry
 from gateway.accounting import Account, Accounting
 from gateway.admission import Outlook, Reason, Reject, decide, retry_after
 from gateway.call import Call, Receipt
+from gateway.engine_requests import engine_headers
 from gateway.errors import GatewayError, NoReplica, QueueFull
 from gateway.explain import Record
 from gateway.explain_store import Explanations
@@ -19,7 +20,7 @@ from gateway.hedging import MOST_LOAD, Hedger
 from gateway.limits import Limiter
 from gateway.plans import Placed, Plan
 from gateway.queue.ledger import Ledger, Slot
-from gateway.relay import AttemptFailed, Relay, engine_headers
+from gateway.relay import AttemptFailed, Relay
 from gateway.retry_budget import RetryBudget
 from gateway.sink import Sink
 from gateway.steering import Steering

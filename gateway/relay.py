@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from backends.fleet import Replica
 from backends.health import CallOutcome, outcome_of_status
-from backends.sglang import ABORT_PATH, abort_body, error_of
+from backends.sglang import error_of
+from gateway.aborts import Aborts
 from gateway.call import Call, Receipt
+from gateway.engine_requests import engine_body
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, StreamBroken
 from gateway.exchange import Exchange, Head, UpstreamLost
 from gateway.sink import Sink
@@ -61,12 +63,12 @@ class Relay:
         self._upstreams = upstreams
         self._patience = patience
         self._report = report
-        self._cancels: set[asyncio.Task[None]] = set()
+        self._aborts = Aborts(upstreams, connect_s=patience.connect_s)
 
     @property
     def open_cancels(self) -> int:
         """Cancellations that are still on their way to a replica."""
-        return len(self._cancels)
+        return len(self._aborts)
 
     async def forward(
         self, call: Call, replica: Replica, sink: Sink, receipt: Receipt, headers: bytes
@@ -91,11 +93,11 @@ class Relay:
                 document = await self._document(call, exchange, replica, receipt, loop)
                 await _send_document(document, sink, receipt, loop.time())
         except TimeoutError:
-            self._stop(exchange, replica, call, rid)
+            self._aborts.stop(exchange, replica, call, rid)
             late = DeadlineExceeded("The answer did not come in time.")
             raise AttemptFailed(late, again=False) from None
         except BaseException:
-            self._stop(exchange, replica, call, rid)
+            self._aborts.stop(exchange, replica, call, rid)
             raise
 
     async def _open(
@@ -229,30 +231,6 @@ class Relay:
         exchange.let_end(asyncio.get_running_loop(), LET_END_S)
         await sink.finish(tail)
 
-    def _stop(self, exchange: Exchange | None, replica: Replica, call: Call, rid: str) -> None:
-        if exchange is None or not exchange.is_open:
-            return
-        exchange.abort()
-        if call.takes_rid:
-            task = asyncio.create_task(self._cancel(replica, rid))
-            self._cancels.add(task)
-            task.add_done_callback(self._cancels.discard)
-
-    async def _cancel(self, replica: Replica, rid: str) -> None:
-        """Abort a rid on its engine, which by itself sees a caller leave only at a 4 s poll."""
-        try:
-            async with asyncio.timeout(10):
-                exchange = await self._upstreams.of(replica).request(
-                    b"POST",
-                    ABORT_PATH,
-                    engine_headers(replica),
-                    abort_body(rid),
-                    connect_s=self._patience.connect_s,
-                )
-                await exchange.done
-        except (UpstreamLost, TimeoutError):
-            return  # the closed connection has told it already; a dead engine needs no telling
-
 
 async def _send_document(document: bytes, sink: Sink, receipt: Receipt, now: float) -> None:
     receipt.first_byte = receipt.last_byte = now
@@ -263,28 +241,8 @@ async def _send_document(document: bytes, sink: Sink, receipt: Receipt, now: flo
     await sink.finish(document)
 
 
-_CONTENT_TYPE = b"content-type: application/json\r\n"
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-
-
-def engine_headers(replica: Replica, *more: tuple[bytes, bytes]) -> bytes:
-    """Give the header lines that every request to an engine has, and `more`."""
-    if replica.api_key is None and not more:
-        return _CONTENT_TYPE
-    lines = [_CONTENT_TYPE]
-    if replica.api_key is not None:
-        lines.append(b"authorization: Bearer %b\r\n" % replica.api_key.encode())
-    lines += [b"%b: %b\r\n" % pair for pair in more]
-    return b"".join(lines)
-
-
-def engine_body(call: Call, replica: Replica, rid: str) -> bytes:
-    """Give the body of one attempt: with its rid, and the model as this engine knows it."""
-    body, more = call.body, {"rid": rid} if call.takes_rid else {}
-    if replica.served_name is not None:
-        body, more = body.without({"model"}), {**more, "model": replica.served_name}
-    return body.encode(**more)
