@@ -3,10 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from backends.clock import Clock
 from backends.fleet import EngineKind
@@ -24,16 +21,14 @@ from gateway.errors import (
     QueueFull,
     RateLimited,
 )
-from gateway.jobs.model import Job, JobKind, NewJob, Once, Quota, Submitted, Taken, new_id
+from gateway.jobs.model import Job, JobKind, NewJob, Quota, Submitted, Taken, new_id
 from gateway.jobs.outlook import Outlook, Prospect
 from gateway.jobs.store import JobStore
 from gateway.limits import span
+from gateway.repeats import FIRST_TRY, Repeat, marks_of
 from gateway.settings import Settings
 from gateway.wire.videos import FIELDS, read_order
 
-IDEMPOTENT_S = 24 * 3600
-RETRIED_S = 900
-MOST_KEY_CHARS = 255
 VIDEO_UNITS = "pixel-frame-steps"
 
 
@@ -47,52 +42,6 @@ class TooLate(GatewayError):
     """The queue is so long that the job would miss its deadline."""
 
     status, type, code = 429, "rate_limit_error", "deadline_unreachable"
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """How a repeated creation shows: an Idempotency-Key, or an SDK's retry count."""
-
-    key: str | None = None
-    retries: int | None = None
-    patience_s: float = 600.0
-
-    @classmethod
-    def of(cls, headers: Mapping[str, str]) -> "Repeat":
-        """Read the headers; raises InvalidRequest."""
-        key = headers.get("idempotency-key")
-        if key is not None and not 0 < len(key) <= MOST_KEY_CHARS:
-            raise InvalidRequest(
-                f"An Idempotency-Key has 1 to {MOST_KEY_CHARS} characters.",
-                param="Idempotency-Key",
-            )
-        count = headers.get("x-stainless-retry-count", "")
-        timeout = headers.get("x-stainless-read-timeout", "")
-        return cls(
-            key,
-            int(count) if count.isdecimal() else None,
-            float(timeout) if timeout.isdecimal() else 600.0,
-        )
-
-
-def marks_of(
-    repeat: Repeat, principal: Principal, what: str, asked: Any
-) -> tuple[Once | None, Once | None]:
-    """Give the keys by which a creation is known again: the caller's own, and that of a retry.
-
-    The SDKs send no key, but repeat a POST whose answer was lost and say so. A retry stands for
-    the same key's last creation of the same content; a first try always makes something new.
-    """
-    digest = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    own = retried = None
-    place_ = f"sluice:jobs:once:{what}:{principal.tenant}:{principal.key_id}"
-    if repeat.key is not None:
-        name = hashlib.sha256(repeat.key.encode()).hexdigest()
-        own = Once(f"{place_}:key:{name}", digest, IDEMPOTENT_S)
-    if repeat.retries is not None:
-        ttl_s = int(min(repeat.patience_s, 3600.0)) + RETRIED_S
-        retried = Once(f"{place_}:body:{digest}", digest, ttl_s, ask=repeat.retries > 0)
-    return own, retried
 
 
 class VideoIntake:
@@ -161,7 +110,7 @@ class VideoIntake:
         fields: Mapping[str, Any],
         principal: Principal,
         *,
-        repeat: Repeat = Repeat(),
+        repeat: Repeat = FIRST_TRY,
         reference: bytes | None = None,
         known: frozenset[str] = FIELDS,
         within_s: float | None = None,
@@ -182,12 +131,7 @@ class VideoIntake:
                 f"The model '{model}' takes no image; leave 'input_reference' out.",
                 param="input_reference",
             )
-        settings = self._settings.models.get(model)
-        video = settings.video if settings is not None else None
-        deadline_s = video.deadline_s if video is not None else 6 * 3600.0
-        if within_s is not None:
-            deadline_s = min(deadline_s, within_s)
-        now = self._clock.now()
+        now, deadline_s = self._clock.now(), self._deadline_s(model, within_s)
         if class_name is None:
             default = self._settings.default_class
             class_name = place(asked.tier, principal, self._classes, default).class_name
@@ -225,6 +169,13 @@ class VideoIntake:
         """Say when jobs will be done, and how many are before each."""
         replicas = {job.pool: len(self._registry.fleet.pool(job.pool).routable) for job in jobs}
         return await self._outlook.prospects(jobs, replicas, now=self._clock.now())
+
+    def _deadline_s(self, model: str, within_s: float | None) -> float:
+        """Give the time that a new video has, which a caller may shorten."""
+        settings = self._settings.models.get(model)
+        video = settings.video if settings is not None else None
+        deadline_s = video.deadline_s if video is not None else 6 * 3600.0
+        return deadline_s if within_s is None else min(deadline_s, within_s)
 
     async def _late_by_s(self, new: NewJob, deadline_s: float) -> float:
         """Say by how much a new video would miss its deadline at best; 0 where it might not."""

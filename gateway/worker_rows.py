@@ -17,9 +17,9 @@ from gateway.call import Principal
 from gateway.errors import GatewayError, InsufficientQuota, RateLimited, envelope
 from gateway.jobs.batches import Tokens
 from gateway.jobs.model import Job, JobStatus
+from gateway.repeats import Repeat
 from gateway.services import Services
 from gateway.sink import Flow, Header
-from gateway.video_intake import Repeat
 from gateway.wire.batches import Row
 from gateway.wire.videos import shown
 from gateway.worker_yield import Yielded, Yielding

@@ -14,8 +14,8 @@ from gateway.call import Principal
 from gateway.errors import Conflict, GatewayError, InvalidRequest, NotFound, QueueFull
 from gateway.jobs.batches import RowStore
 from gateway.jobs.model import Job, JobKind, NewJob, Taken, new_id
+from gateway.repeats import Repeat, marks_of
 from gateway.services import Services
-from gateway.video_intake import Repeat, marks_of
 from gateway.wire.batches import ENDPOINTS, metadata_of, shown, window_s
 from gateway.worker_batch import BATCH_POOL, batch_class, principal_fields
 

@@ -16,8 +16,8 @@ from gateway.api.video_content import ARTIFACTS_PATH
 from gateway.artifacts import get
 from gateway.errors import DeadlineExceeded, EngineFailed, GatewayError, InvalidRequest
 from gateway.jobs.model import Job, JobStatus
+from gateway.repeats import Repeat
 from gateway.services import Services
-from gateway.video_intake import Repeat
 from gateway.wire.videos import BOUNDARY_RATIO, GENERATION_FIELDS
 
 LOOK_EVERY_S = 0.1

@@ -18,8 +18,8 @@ from gateway.errors import InvalidRequest
 from gateway.fetch import fetch_image, image_of
 from gateway.jobs.model import Job, JobKind
 from gateway.jobs.outlook import Prospect
+from gateway.repeats import Repeat
 from gateway.services import Services
-from gateway.video_intake import Repeat
 from gateway.wire.videos import shown
 
 LEAST_POLL_MS = 500
