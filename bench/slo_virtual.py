@@ -26,7 +26,7 @@ from backends.registry import Registry
 from backends.sglang import parse_loads
 from backends.simulated import sequences as engine
 from backends.simulated.reports import loads
-from backends.slo import MLPERF_CLASSES, Class
+from backends.slo import MLPERF_CLASSES, Class, WhenLate
 from bench.slo_world import MODEL, Engines, Run, Sent, Tally, Time, Workload
 from gateway.admission import MOST_RETRY_S, Reason, Reject, decide, retry_after
 from gateway.plans import Plan
@@ -277,13 +277,30 @@ def measure(
     rtt_s: Sequence[float] = (),
     return_once: bool = False,
     hardware: Sequence[str] = (),
+    classes: Sequence[Class] = MLPERF_CLASSES,
 ) -> dict[str, Tally]:
     """Send calls at a rate; give what became of those that came after the warm-up."""
     world = World(
-        laws, policy=policy, seed=seed, rtt_s=rtt_s, return_once=return_once, hardware=hardware
+        laws,
+        policy=policy,
+        seed=seed,
+        classes=classes,
+        rtt_s=rtt_s,
+        return_once=return_once,
+        hardware=hardware,
     )
     world.pass_by(per_s, workload, warm_s, seconds)
     return world.tallies
+
+
+def serving_late(names: Sequence[str], patience_s: float = 600.0) -> tuple[Class, ...]:
+    """Give MLPerf's classes, of which those named serve who is late."""
+    return tuple(
+        replace(each, when_late=WhenLate.SERVE, patience_s=patience_s)
+        if each.name in names
+        else each
+        for each in MLPERF_CLASSES
+    )
 
 
 def capacity_per_s(laws: Sequence[StepLaw], mix: Mix, klass: Class) -> float:
@@ -319,6 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--return-once", action="store_true", help="the refused come back once")
+    parser.add_argument("--serve-late", nargs="+", default=[], help="classes that serve the late")
     options = parser.parse_args(arguments)
     law = profile(MODEL, "mi355x").law
     fast = options.replicas - options.slow
@@ -333,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tallies = measure(
                 laws, load * full, workload,
                 policy=policy, seconds=options.seconds, seed=options.seed,
-                return_once=options.return_once,
+                return_once=options.return_once, classes=serving_late(options.serve_late),
             )  # fmt: skip
             for name, tally in sorted(tallies.items()):
                 share = workload.classes[name]

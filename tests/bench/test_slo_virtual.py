@@ -5,14 +5,13 @@ another order of equal things does not fail it.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from statistics import median
 
 import pytest
 
 from backends.hardware import profile
-from backends.slo import MLPERF_CLASSES, WhenLate
-from bench.slo_virtual import World, capacity_per_s, measure
+from backends.slo import MLPERF_CLASSES
+from bench.slo_virtual import World, capacity_per_s, measure, serving_late
 from bench.slo_world import MODEL, Tally, Workload
 
 LAW = profile(MODEL, "mi355x").law.scaled(0.05)
@@ -88,12 +87,8 @@ def test_a_tenant_that_sends_ten_times_its_share_costs_the_others_little() -> No
 
 def overload(load: float, shares: Mapping[str, float], *soft: str) -> dict[str, Tally]:
     """Send more than can be in time; classes named in `soft` serve who is late."""
-    classes = [
-        replace(each, when_late=WhenLate.SERVE, patience_s=600.0) if each.name in soft else each
-        for each in MLPERF_CLASSES
-    ]
     workload = Workload(classes=shares)
-    world = World([LAW] * 4, classes=classes)
+    world = World([LAW] * 4, classes=serving_late(soft))
     rate = load * capacity_per_s([LAW] * 4, workload.mix, INTERACTIVE)
     world.pass_by(rate, workload, 20.0, 20.0)
     assert not world.runs
