@@ -233,13 +233,13 @@ class World(Engines):
         outlook: Outlook | None = None,
     ) -> None:
         tally = self._refuse(run, reason)
-        if not self._return_once or run.sent.again or run.plan is None:
-            return
         known = outlook or run.outlook
-        if known is None:
+        if run.plan is None or known is None:
             return
         wait_s = retry_after_s or retry_after(known, least_retry_s=LEAST_RETRY_S)
         told_s = self.steering.return_after(run.plan, known, wait_s)
+        if not self._return_once or run.sent.again:
+            return
         if told_s > MOST_RETRY_S:
             if tally is not None:
                 tally.final += 1

@@ -29,7 +29,7 @@ from gateway.returns import Returns
 from gateway.routing.policies import policy
 from gateway.routing.predictions import predict
 from gateway.routing.prefixes import block_keys
-from gateway.routing.router import Choice, Question, is_reachable
+from gateway.routing.router import Choice, Question, is_reachable, ttft_from_slot_s
 from gateway.waiters import Waiters
 
 LOOK_EVERY_S = 0.5
@@ -149,7 +149,7 @@ class Steering:
                 continue
             first = rank < own_rank
             ahead_s += backlog.work_s if first else self._own_class_s(plan, backlog.work_s)
-        slack_s = inf if best is None else question.within_s - best.prediction.ttft_s
+        slack_s = inf if best is None else question.within_s - ttft_from_slot_s(choice, question)
         promised_s = 0.0
         returns = self._returns.get(model)
         if returns is not None and returns.due and not plan.returns:
