@@ -50,11 +50,11 @@ class Plan:
     workers: int = 4
     replicas: int = 8
     at_once: int = 48
-    kill_every_s: float = 1.5
+    kill_every_s: float = 2.5
     least_age_s: float = 2.0
     start_within_s: float = 120.0
     until_ended: float = 0.95
-    kills_within_s: float = 2400.0
+    kills_within_s: float = 1500.0
     end_within_s: float = 600.0
     lease_s: float = 4.0
     seed: int = 1
