@@ -39,7 +39,7 @@ SERVERS = ("redis-server", "valkey-server")
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes on Linux, 103 on macOS
 _LOCK_WAIT_S = 10.0  # a killed owner's warden still holds the directory while its server ends
 _READY_WITHIN_S = 60.0  # an append-only file of some GB loads in this time
-_LONGEST_BACKOFF_S = 5.0
+_LEAST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -201,12 +201,13 @@ class _Keeper:
             await asyncio.wait([self._task])
 
     async def _keep(self) -> None:
-        backoff_s = 0.1
+        backoff_s = 0.0
         while True:
-            started_at = self._clock.monotonic()
+            answered_at: float | None = None
             try:
                 async with running(self._spec, held_fds=(self._lock_fd,)) as server:
                     await _until_it_answers(self.url, server, self._clock)
+                    answered_at = self._clock.monotonic()
                     if not self._first.done():
                         self._first.set_result(None)
                     status = await server.wait()
@@ -216,11 +217,21 @@ class _Keeper:
                     self._first.set_exception(StoreFailed(str(error)))
                     return
                 why = str(error)
-            if self._clock.monotonic() - started_at > 30.0:
-                backoff_s = 0.1
+            lived_s = 0.0 if answered_at is None else self._clock.monotonic() - answered_at
+            backoff_s = pause_s(backoff_s, lived_s)
             _log.error("the store is restarted in %.1f s: %s", backoff_s, why)
             await self._clock.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+
+
+def pause_s(before_s: float, lived_s: float) -> float:
+    """Say how long to wait before a server is started again that answered for `lived_s` seconds.
+
+    Twice as long as `before_s`, between 0.1 and 5 s; one that served for longer than the longest
+    pause is not one that cannot start, and is wanted back at once.
+    """
+    if lived_s > _LONGEST_BACKOFF_S:
+        return _LEAST_BACKOFF_S
+    return min(max(2.0 * before_s, _LEAST_BACKOFF_S), _LONGEST_BACKOFF_S)
 
 
 async def _until_it_answers(url: str, server: Launched, clock: Clock) -> None:

@@ -22,7 +22,7 @@ from bench.slo_virtual import World
 from bench.slo_world import MODEL, Run, Tally, Workload
 from gateway.lessons import UNARY_LATE
 from gateway.queue.ledger import Cost, Slot
-from gateway.worker_yield import Credit, beyond
+from gateway.worker_yield import PATIENT_S, Credit, beyond
 
 ROW, WAITS = "offline", "interactive"
 WORKLOAD = Workload(prompt=(40, 190), output=(32, 96))
@@ -42,11 +42,11 @@ class BatchWorld(World):
         self.credit = Credit()
         self._yields = not options.no_yields
         self._seen: dict[str, Cost] = {}
-        self._is_row = False
+        self._is_row = self._looks = False
         self._truth = self.ledger.book.outstanding
         self.ledger.outstanding = self._outstanding  # type: ignore[method-assign]
         self._every(1.0, lambda: self._touch(*(r.id for r in self.replicas)))
-        self._every(1.0, self._make_room)
+        self._every(1.0, self._hear)
 
     def rows(self, in_flight: int) -> None:
         """Let so many rows run at once from now on."""
@@ -73,7 +73,7 @@ class BatchWorld(World):
         super()._arrive(prompt, output, class_name, tenant)
         self._is_row = False
         if class_name != ROW and any(self.runs[k].waits for k in self.runs.keys() - before):
-            self.at(self.time.t + TOLD_S, self._make_room)
+            self.at(self.time.t + TOLD_S, self._hear)
 
     def _granted(self, slot: Slot) -> None:
         super()._granted(slot)
@@ -108,9 +108,19 @@ class BatchWorld(World):
         if run.call.class_name == ROW:
             self.at(self.time.t + 1.0, self._next_row)
 
-    def _make_room(self) -> None:
+    def _hear(self) -> None:
         """Do what a worker does when it hears of those who wait."""
-        if not self._yields or not self.ledger.backlog(MODEL).get(self.classes[WAITS].rank):
+        if self._yields and not self._looks and self._somebody_waits():
+            self._looks = True
+            self.at(self.time.t + PATIENT_S, self._make_room)
+
+    def _somebody_waits(self) -> bool:
+        return bool(self.ledger.backlog(MODEL).get(self.classes[WAITS].rank))
+
+    def _make_room(self) -> None:
+        """Do what it does a little later."""
+        self._looks = False
+        if not self._somebody_waits():
             return
         rows = {
             run.slot.lease_id: (sequence, run, index)

@@ -237,13 +237,13 @@ class World(Engines):
 
     def _tell(self, run: Run, reason: str, retry_after_s: float | None = None) -> None:
         tally = self._refuse(run, reason)
-        if not self._return_once or run.sent.again or run.plan is None:
-            return
         known = run.outlook
-        if known is None:
+        if run.plan is None or known is None:
             return
         wait_s = retry_after_s or retry_after(known, least_retry_s=LEAST_RETRY_S)
         told_s = self.steering.outlooks.return_after(run.plan, known, wait_s)
+        if not self._return_once or run.sent.again:
+            return
         if told_s > MOST_RETRY_S:
             if tally is not None:
                 tally.final += 1

@@ -14,7 +14,7 @@ from gateway.pool_state import PoolState
 from gateway.pools import LAW_SHARE, Pools
 from gateway.queue.ledger import Ledger
 from gateway.returns import Returns
-from gateway.routing.router import Choice, Question, is_reachable
+from gateway.routing.router import Choice, Question, is_reachable, ttft_from_slot_s
 from gateway.waiters import Waiters
 
 
@@ -57,7 +57,7 @@ class Outlooks:
                 continue
             first = rank < own_rank
             ahead_s += backlog.work_s if first else self._own_class_s(plan, backlog.work_s)
-        slack_s = inf if best is None else question.within_s - best.prediction.ttft_s
+        slack_s = inf if best is None else question.within_s - ttft_from_slot_s(choice, question)
         promised_s = 0.0
         returns = self.returns.get(model)
         if returns is not None and returns.due and not plan.returns:

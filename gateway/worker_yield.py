@@ -1,10 +1,10 @@
 """Which rows of batches make room when calls of a tighter class wait? Pure but for `Yielding`.
 
 A batch fills idle replicas deep. When a class that waits for less is given one of them, rows are
-many there that would run on for long. The ledger tells (`WAITING`) when a call finds no slot; then
-the rows beyond what that class leaves hang up, on one replica at a time, and their engine stops
-within a step. Such a row is run again: it is no failure, and counts only once it has ended. What is
-done twice is bounded: each row that ends earns a part of a yield.
+many there that would run on for long. The ledger tells (`WAITING`) when a call finds no slot; where
+one waits still a moment later, the rows beyond what that class leaves hang up, on one replica at a
+time, and their engine stops within a step. Such a row is run again: it is no failure, and counts
+only once it has ended. What is done twice is bounded: each row that ends earns a part of a yield.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ EARNED = 0.2  # of a yield by each row that ends; one costs half a row on averag
 MOST_SAVED = 512.0  # a node's replicas filled deep, once
 RETRY_S = 0.5
 LOOK_S = 1.0  # what is known of who waits is as old
+# Most calls that find no slot wait for prompts in flight to be done, which is soon; rows that hang
+# up come too late for these and are run again for nothing.
+PATIENT_S = 0.15
 
 
 class Yielded(Exception):
@@ -86,6 +89,7 @@ class Yielding:
         self._models: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[Receipt]] = {}
         self._told: set[str] = set()
+        self._looks: set[str] = set()  # models that are looked at in a moment
         self.credit = Credit()
         self.yielded = 0
 
@@ -107,8 +111,18 @@ class Yielding:
         self.credit.earn()
         return found
 
+    def hear(self, model: str, backlog: Mapping[int, Backlog]) -> None:
+        """Take in who waits for a model: rows make room where somebody does so a moment later."""
+        if model not in self._looks and any(each.calls for each in backlog.values()):
+            self._looks.add(model)
+            asyncio.get_running_loop().call_later(PATIENT_S, self._look, model)
+
+    def _look(self, model: str) -> None:
+        self._looks.discard(model)
+        self.wait(model, self._backlog(model))
+
     def wait(self, model: str, backlog: Mapping[int, Backlog]) -> None:
-        """Take in who waits for a model, and have rows make room on one replica."""
+        """Have rows make room on one replica for those who wait for a model."""
         rows = [s for s in self._slots(model) if s.call_id in self._tasks]
         if any(slot.call_id in self._told for slot in rows):
             return  # they are about to go
@@ -126,7 +140,7 @@ class Yielding:
         while True:
             await asyncio.sleep(LOOK_S)
             for model in set(self._models.values()):
-                self.wait(model, self._backlog(model))
+                self.hear(model, self._backlog(model))
 
     async def listen(self) -> None:
         """Hear of those who wait, for ever."""
@@ -136,7 +150,7 @@ class Yielding:
                     await ear.subscribe(WAITING)
                     async for message in ear.listen():
                         if message["type"] == "message":
-                            self.wait(*read_waiting(message["data"]))
+                            self.hear(*read_waiting(message["data"]))
             except (RedisError, OSError):
                 await asyncio.sleep(RETRY_S)
 

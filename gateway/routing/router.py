@@ -102,6 +102,33 @@ def is_reachable(choice: Choice, question: Question) -> bool:
     return choice.best is not None and _reachable(choice.best.prospect, question)
 
 
+def ttft_from_slot_s(choice: Choice, question: Question) -> float:
+    """Say how long a call's first token would take from the moment that it has a slot.
+
+    That of the first choice where it has room. A call that waits is given a slot once its prompt
+    fits among those in flight there, so that what is ahead of it beyond that is done by then: it
+    would otherwise be counted twice, with the wait. Of replicas without room the soonest counts.
+    """
+    best = choice.best
+    if best is None:
+        return 0.0
+    if best.has_room:
+        return best.prediction.ttft_s
+    return min(_ttft_with_room_s(each, question) for each in choice.scored)
+
+
+def _ttft_with_room_s(scored: Scored, question: Question) -> float:
+    """Give a replica's TTFT less the prompts that are to be done before there is room."""
+    prospect, prediction = scored.prospect, scored.prediction
+    bound = prospect.bounds[question.class_name].prefill_tokens
+    if bound is None:
+        return prediction.ttft_s
+    missing = max(question.size.prompt_tokens - prediction.cached_tokens, 1.0)
+    stays = max(bound - missing, 0.0)
+    done_before = max(prediction.ahead_tokens - stays, 0.0)
+    return prediction.ttft_s - prospect.speed.prefill_token_s * done_before
+
+
 def _scores(prospects: Sequence[Prospect], question: Question) -> tuple[Scored, ...]:
     """Score each and put them in order: those that hold first, then those with room.
 

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from backends.store import StoreFailed, connect, find_server, open_store
+from backends.store import StoreFailed, connect, find_server, open_store, pause_s
 from tests.waiting import eventually
 
 OWNER = """
@@ -197,3 +197,12 @@ async def test_a_cancelled_command_ends_its_task(redis: Redis) -> None:
 async def _get_and_stay(redis: Redis) -> None:
     await redis.get("x")
     await asyncio.Event().wait()
+
+
+def test_a_store_that_has_served_is_back_at_once_and_one_that_cannot_start_ever_later() -> None:
+    pauses = [0.0]
+    for _ in range(8):
+        pauses.append(pause_s(pauses[-1], lived_s=0.0))
+    assert pauses[1:] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert pause_s(5.0, lived_s=4.0) == 5.0
+    assert pause_s(5.0, lived_s=6.0) == 0.1

@@ -16,7 +16,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--workers", type=int, default=Plan.workers)
     parser.add_argument("--kill-every-s", type=float, default=Plan.kill_every_s)
-    parser.add_argument("--end-within-s", type=float, default=Plan.end_within_s)
+    parser.add_argument("--replicas", type=int, default=Plan.replicas)
+    parser.add_argument(
+        "--until-ended",
+        type=float,
+        default=Plan.until_ended,
+        help="share of the jobs that have ended when the killing stops; all are accepted then",
+    )
+    parser.add_argument(
+        "--kills-within-s", type=float, default=Plan.kills_within_s, help="it stops then, anyway"
+    )
+    parser.add_argument(
+        "--end-within-s", type=float, default=Plan.end_within_s, help="for the rest, in peace"
+    )
     parser.add_argument("--directory", type=Path, help="kept afterwards; default: a temporary one")
     options = parser.parse_args()
     plan = Plan(
@@ -24,6 +36,9 @@ def main() -> int:
         seed=options.seed,
         workers=options.workers,
         kill_every_s=options.kill_every_s,
+        replicas=options.replicas,
+        until_ended=options.until_ended,
+        kills_within_s=options.kills_within_s,
         end_within_s=options.end_within_s,
     )
     with tempfile.TemporaryDirectory(prefix="sluice-chaos-") as scratch:

@@ -22,6 +22,7 @@ class Ledger:
     contradictions: list[str] = field(default_factory=list)
     refusals: int = 0
     accepted_under_kills: int = 0
+    ended_under_kills: int = 0
 
 
 class Customers:
@@ -44,6 +45,12 @@ class Customers:
     def note_peace(self) -> None:
         """Note how far it is: nobody is killed from now on."""
         self.told.accepted_under_kills = len(self.told.accepted)
+        self.told.ended_under_kills = len(self.told.ended)
+
+    def are_through(self, share: float) -> bool:
+        """Whether all have been accepted and such a share is known to have ended."""
+        told = self.told
+        return len(told.accepted) >= self._count and len(told.ended) >= share * self._count
 
     async def _create_all(self) -> None:
         """Create every video; each is asked for until a gateway has said yes."""

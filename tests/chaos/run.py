@@ -11,11 +11,9 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -31,6 +29,7 @@ from gateway.jobs.model import JobStatus
 from gateway.jobs.store import JobStore
 from tests.chaos.customers import Customers
 from tests.chaos.processes import Mortal, StoreProcess
+from tests.chaos.terror import Terror, endure
 from tests.workers import VIDEO_MODEL
 
 SLUICE = (sys.executable, "-m", "gateway.cli")
@@ -41,8 +40,9 @@ LAST_LOOK_S = 30.0
 class Plan:
     """How much is to be done and how much is to go wrong; times in seconds.
 
-    A run lasts `start_within_s` and `end_within_s` at the most, and a minute for the last look and
-    the ends of its processes. Nothing is killed in the second half of `end_within_s`.
+    Somebody is killed until every job has been accepted and `until_ended` of them have ended, or
+    for `kills_within_s`; then the rest has `end_within_s`. A run lasts these and `start_within_s`
+    at the most, and a minute for the last look and the ends of its processes.
     """
 
     jobs: int = 10_000
@@ -50,10 +50,12 @@ class Plan:
     workers: int = 4
     replicas: int = 8
     at_once: int = 48
-    kill_every_s: float = 1.5
+    kill_every_s: float = 2.5
     least_age_s: float = 2.0
     start_within_s: float = 120.0
-    end_within_s: float = 3600.0
+    until_ended: float = 0.95
+    kills_within_s: float = 1500.0
+    end_within_s: float = 600.0
     lease_s: float = 4.0
     seed: int = 1
 
@@ -63,8 +65,9 @@ class Found:
     """What came of it. All of the first five must be zero.
 
     `lost` are those that were accepted and whose end nobody was told, for whatever reason; `open`
-    are those of them that had not ended when the time was over. `accepted_under_kills` tells how
-    many of the jobs met the terror at all.
+    are those of them that had not ended when the time was over. `accepted_under_kills` and
+    `ended_under_kills` tell how many had been when the killing was over, `kills_from_s` and
+    `kills_to_s` when the first and the last of it was, in seconds of the run.
     """
 
     not_accepted: int
@@ -75,6 +78,7 @@ class Found:
     open: int
     accepted: int
     accepted_under_kills: int
+    ended_under_kills: int
     completed: int
     failed: int
     made_twice: int
@@ -82,6 +86,8 @@ class Found:
     gateway_kills: int
     store_kills: int
     partitions: int
+    kills_from_s: float
+    kills_to_s: float
     seconds: float
     contradictions: tuple[str, ...] = ()
 
@@ -115,13 +121,20 @@ async def run(plan: Plan, directory: Path) -> Found:
         mortals = [*gateways, *workers]
         for each in mortals:
             each.start()
-        victim = StoreProcess(store_dir)
+        terror = Terror(
+            workers, gateways, StoreProcess(store_dir),
+            every_s=plan.kill_every_s, least_age_s=plan.least_age_s, seed=plan.seed,
+        )  # fmt: skip
         customers = Customers(urls, plan.jobs, plan.at_once, plan.seed)
         try:
             await _until_one_answers(urls, plan.start_within_s)
-            terror = _terrorise(plan, workers, gateways, victim)
-            work = customers.see_all_through()
-            await endure(work, terror, plan.end_within_s, at_peace=customers.note_peace)
+            await endure(
+                customers.see_all_through(),
+                terror.reign(lambda: customers.are_through(plan.until_ended)),
+                terror_within_s=plan.kills_within_s,
+                peace_within_s=plan.end_within_s,
+                at_peace=customers.note_peace,
+            )
             await customers.look_again(LAST_LOOK_S)
         finally:
             await asyncio.gather(*(each.end() for each in mortals))
@@ -135,59 +148,22 @@ async def run(plan: Plan, directory: Path) -> Found:
         finally:
             await redis.aclose()
     made = sum(each.created for each in replicas)
+    first_s, last_s = terror.span_s(began)
     return Found(
         not_accepted=plan.jobs - counts["accepted"],
         accepted_under_kills=customers.told.accepted_under_kills,
+        ended_under_kills=customers.told.ended_under_kills,
         **counts,
         made_twice=made - counts["completed"],
         worker_kills=sum(each.deaths for each in workers),
         gateway_kills=sum(each.deaths for each in gateways),
-        store_kills=victim.kills,
-        partitions=victim.pauses,
+        store_kills=terror.store.kills,
+        partitions=terror.store.pauses,
+        kills_from_s=first_s,
+        kills_to_s=last_s,
         seconds=round(time.monotonic() - began, 1),
         contradictions=tuple(customers.told.contradictions[:10]),
     )
-
-
-async def endure(
-    work: Coroutine[Any, Any, None],
-    terror: Coroutine[Any, Any, None],
-    within_s: float,
-    *,
-    at_peace: Callable[[], None] = lambda: None,
-) -> None:
-    """Do the work, in terror for half of the time at the most; give it up when the time is over."""
-    working, fearing = asyncio.create_task(work), asyncio.create_task(terror)
-    try:
-        await asyncio.wait({working, fearing}, timeout=within_s / 2, return_when="FIRST_COMPLETED")
-        fearing.cancel()
-        at_peace()
-        await asyncio.wait({working}, timeout=within_s / 2)
-    finally:
-        for each in (working, fearing):
-            each.cancel()
-        ends = await asyncio.gather(working, fearing, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, Exception):
-            raise end  # a fault of this run's own; what is given up has been cancelled
-
-
-async def _terrorise(
-    plan: Plan, workers: list[Mortal], gateways: list[Mortal], store: StoreProcess
-) -> None:
-    """Kill somebody every now and then, for ever."""
-    chance = random.Random(plan.seed)
-    while True:
-        await asyncio.sleep(chance.expovariate(1 / plan.kill_every_s))
-        what = chance.random()
-        if what < 0.5:
-            chance.choice(workers).kill(least_age_s=plan.least_age_s)
-        elif what < 0.7:
-            chance.choice(gateways).kill(least_age_s=plan.least_age_s)
-        elif what < 0.9:
-            store.kill(least_age_s=2 * plan.least_age_s)
-        else:
-            await store.pause(chance.uniform(0.5, 3.0))
 
 
 async def _audit(customers: Customers, jobs: JobStore, artifacts: LocalArtifacts) -> dict[str, int]:

@@ -2,13 +2,15 @@
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.customers import Customers
-from tests.chaos.processes import Mortal
-from tests.chaos.run import Plan, endure, run
+from tests.chaos.processes import Mortal, StoreProcess
+from tests.chaos.run import Plan, run
+from tests.chaos.terror import Terror, endure
 
 DEAF = """
 import signal, time
@@ -30,7 +32,8 @@ async def test_random_kills_lose_nothing_and_end_nothing_twice(tmp_path: Path) -
         at_once=12,
         kill_every_s=1.5,
         start_within_s=60,
-        end_within_s=240,
+        kills_within_s=120,
+        end_within_s=120,
         lease_s=3,
     )
     found = await run(plan, tmp_path)
@@ -73,7 +76,7 @@ async def test_work_that_never_ends_is_given_up() -> None:
             killed.append("somebody")
             await asyncio.sleep(0.01)
 
-    await endure(nobody.see_all_through(), terror(), within_s=0.4)
+    await endure(nobody.see_all_through(), terror(), terror_within_s=0.2, peace_within_s=0.2)
     await nobody.look_again(within_s=0.1)
     assert nobody.told.accepted == {}
     assert killed
@@ -84,4 +87,29 @@ async def test_terror_that_breaks_is_not_taken_for_peace() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await endure(asyncio.sleep(600), terror(), within_s=0.2)
+        await endure(asyncio.sleep(600), terror(), terror_within_s=600.0, peace_within_s=600.0)
+
+
+@pytest.mark.timeout(60)
+async def test_terror_lasts_until_enough_have_ended_and_work_goes_on_in_peace() -> None:
+    someone, told = Mortal("nobody", (), Path("none"), {}, port=1), []
+    terror = Terror([someone], [someone], StoreProcess(Path("none")), 0.001, 0.0, seed=1)
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        await ended.wait()
+        await asyncio.sleep(0.01)
+        told.append("done in peace")
+
+    def enough() -> bool:
+        told.append("looked")
+        if told.count("looked") == 5:
+            ended.set()
+        return ended.is_set()
+
+    at_peace = partial(told.append, "peace")
+    await endure(
+        work(), terror.reign(enough), terror_within_s=600.0, peace_within_s=600.0, at_peace=at_peace
+    )
+    assert told == ["looked"] * 5 + ["peace", "done in peace"]
+    assert (terror.times, terror.span_s(0.0)) == ([], (0.0, 0.0))  # there was nobody to kill

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.returns import HORIZON_S, MOST, SHARE, Returns
+from gateway.returns import HORIZON_S, MOST, MOST_TENANTS, SHARE, Returns
 
 
 def test_each_is_told_a_later_time() -> None:
@@ -55,3 +55,33 @@ def test_what_one_tenant_was_promised_is_not_ahead_of_another() -> None:
     book.promise(1, 0.5, 1.0, 1.0, 0.0, tenant="flood")
     assert book.work_until(9.0, 0.0, tenant="flood") == 0.5
     assert book.work_until(9.0, 0.0, tenant="other") == 0.0
+
+
+def test_callers_who_never_come_back_keep_nobody_out_for_long() -> None:
+    book, now = Returns(), 0.0
+    for n in range(200):  # one refusal a second, and each is told to come in five
+        now = float(n)
+        book.promise(n, 0.5, 2.0, earliest=now + 5.0, now=now, tenant="gone")
+    assert book.work_until(now + 10.0, now, tenant="gone") < 0.05
+    assert book.work_until(now + 10.0, now, tenant="other") == 0.0
+
+
+def test_those_who_come_back_are_expected_in_full_until_they_are_late() -> None:
+    book, now = Returns(), 0.0
+    for n in range(50):
+        at = book.promise(n, 0.5, 2.0, earliest=now + 5.0, now=now)
+        assert book.work_until(at, at) == 0.5
+        assert book.claim(n, at + 1.0)
+        now = at + 1.0
+    at = book.promise(99, 0.5, 2.0, earliest=now, now=now)
+    assert book.work_until(at + 3.0, at + 1.0) == 0.5
+    assert book.work_until(at + 3.0, at + 2.0) == 0.0
+    assert book.claim(99, at + 4.0)  # it still comes before who is new
+
+
+def test_what_is_known_of_tenants_is_bounded() -> None:
+    book = Returns()
+    for n in range(MOST_TENANTS + 5):
+        book.promise(n, 0.5, 2.0, earliest=float(n), now=float(n), tenant=f"t{n}")
+        assert book.claim(n, float(n))
+    assert len(book.comes) == MOST_TENANTS

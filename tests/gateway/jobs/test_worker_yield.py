@@ -34,11 +34,12 @@ class Rows:
     def __init__(self) -> None:
         self.slots = [slot(f"r{n}", "deep" if n == 3 else "shared", float(n)) for n in range(4)]
         stay = {"shared": 1, "deep": None}
+        self.backlog = {INTERACTIVE: Backlog(1, 1.0)}
         self.yielding = Yielding(
             cast("Any", None),
             lambda _: self.slots,
             lambda _, replica, rank: stay[replica] if rank == OFFLINE else None,
-            lambda _: {INTERACTIVE: Backlog(1, 1.0)},
+            lambda _: self.backlog,
         )
         self.tasks: dict[str, asyncio.Task[Receipt]] = {}
 
@@ -76,10 +77,25 @@ async def test_who_waits_still_is_seen_though_nothing_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker_yield, "LOOK_S", 0.01)
+    monkeypatch.setattr(worker_yield, "PATIENT_S", 0.01)
     async with Rows() as rows:
         watching = asyncio.create_task(rows.yielding.watch())
         await eventually(lambda: any(task.done() for task in rows.tasks.values()))
         watching.cancel()
+        assert await rows.yielded() == ["r1", "r2"]
+
+
+async def test_rows_yield_only_to_those_who_wait_still_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_yield, "PATIENT_S", 0.0)
+    async with Rows() as rows:
+        waiting, rows.backlog = rows.backlog, {}
+        rows.yielding.hear(MODEL, waiting)
+        assert await rows.yielded() == []  # it has got its slot meanwhile
+        rows.backlog = waiting
+        rows.yielding.hear(MODEL, waiting)
+        assert not rows.tasks["r2"].done()  # nothing happens at once
         assert await rows.yielded() == ["r1", "r2"]
 
 

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from backends.slo import Targets
 from gateway.queue.ledger import Cost
 from gateway.routing.picker import SAMPLE
 from gateway.routing.prospects import Prospect, Roster
-from gateway.routing.router import Choice, Question, candidates, is_reachable
+from gateway.routing.router import Choice, Question, candidates, is_reachable, ttft_from_slot_s
 from tests.gateway.routing.prospects import LAW, NOW, holding, prospect, question
 
 SLOW = StepLaw(10e-3, 160e-6, 64e-9)
@@ -76,6 +77,28 @@ def test_what_an_idle_replica_cannot_do_is_out_of_reach() -> None:
     assert not is_reachable(choose([prospect("a")], asked), asked)
     modest = question(holding(a=150), prompt=200)
     assert is_reachable(choose([prospect("a")], modest), modest)
+
+
+def test_prompts_that_are_done_before_there_is_room_do_not_delay_a_first_token_from_then_on() -> (
+    None
+):
+    def held(tokens: int) -> Question:
+        return question(lambda _: Cost(3, 900, tokens), prompt=1_000)
+
+    def from_slot_s(tokens: int) -> float:
+        return ttft_from_slot_s(choose([prospect("a")], held(tokens)), held(tokens))
+
+    with_room = choose([prospect("a")], held(3_000))  # of 5,000 that may be in flight
+    best = with_room.scored[0]
+    assert best.has_room
+    assert from_slot_s(3_000) == best.prediction.ttft_s
+    assert from_slot_s(4_000) > from_slot_s(3_000)
+    assert from_slot_s(4_800) == pytest.approx(from_slot_s(4_000))
+    asked = question(lambda name: Cost(3, 900, {"a": 4_800}.get(name, 4_300)), prompt=1_000)
+    both = choose([prospect("a"), prospect("b", slots=3)], asked)
+    alone = choose([prospect("a")], asked)
+    assert ttft_from_slot_s(both, asked) <= ttft_from_slot_s(alone, asked)
+    assert ttft_from_slot_s(Choice(), asked) == 0.0
 
 
 def test_interactive_calls_stay_at_home_and_server_calls_spill() -> None:
