@@ -6,7 +6,7 @@ batches continuously and lets chunks of prefill share the step with decoding:
     T = c0 + c_tok * decode tokens + c_pre * prefill tokens + c_kv * resident KV tokens   (seconds)
 
 Prefill is bound by arithmetic and decoding by memory, so a prompt's token may cost several times
-what one more decoding call does: 2.6 to 3 times on an H100 with an 8 B model (docs/capacity.md).
+what one more decoding call does: 2 to 3 times on an H100 with an 8 B model (docs/capacity.md).
 Where the two were not told apart, c_pre is c_tok.
 
 The law and its use are as in the project's capacity model: calibrated against AMD's MLPerf
