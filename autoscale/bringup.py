@@ -91,6 +91,7 @@ def document(
             "c0_s": found.law.c0_s,
             "c_tok_s": found.law.c_tok_s,
             "c_kv_s": found.law.c_kv_s,
+            "c_pre_s": found.law.prefill_token_s,
         },
         "relative_error": round(found.error, 4),
         "canary": None if canary is None else f"{canary.right}/{len(canary.answers)}",

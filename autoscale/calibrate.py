@@ -1,14 +1,21 @@
 """How fast is this replica? A short designed sweep measures the step law's constants.
 
 Three points tell them apart: one call (c0), many short ones (c_tok), many with long prompts (c_kv).
-The mean step is the time between tokens of streams with a fixed number of tokens.
+The mean step is the time between tokens of streams with a fixed number of tokens. Prefill (c_pre)
+is the time until all of some prompts that no cache holds have their first token.
+
+An engine that has just begun still compiles kernels when it first meets a size of batch, which
+makes a point too long. One that takes in hundreds of calls at once hands on their first tokens late
+and then in a heap, which makes it too short: on an H100 by half. So the first third of all streams
+is not looked at, each point is measured three times, and the median counts.
 """
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 import numpy as np
@@ -33,6 +40,11 @@ class Calibrated:
     law: StepLaw
     points: tuple[Point, ...]
     error: float
+
+
+_TIMES = 3  # each point, of which the median counts
+_PREFILLS = 3  # the first may compile
+_PROMPTS, _PROMPT_WORDS = 6, 512  # within one chunk of most engines
 
 
 class CalibrationFailed(RuntimeError):
@@ -68,7 +80,7 @@ async def calibrate(
     *,
     api_key: str | None = None,
     most_running: int = 64,
-    output_tokens: int = 48,
+    output_tokens: int = 96,
 ) -> Calibrated:
     """Measure a replica that serves nobody else; raises CalibrationFailed."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -81,12 +93,27 @@ async def calibrate(
             points = []
             for running in _levels(most_running):
                 for prompt in (16, 512):
-                    await _together(session, model, 1, prompt, 4)  # warms what this shape compiles
-                    points.append(await _together(session, model, running, prompt, output_tokens))
+                    await _together(session, model, running, prompt, 4)  # warms this shape
+                    points.append(await _point(session, model, running, prompt, output_tokens))
+            prefills = [await _prefill(session, model) for _ in range(_PREFILLS)]
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise CalibrationFailed(f"{url}: {type(error).__name__} {error}") from error
     law, error_share = fit(points)
-    return Calibrated(law, tuple(points), error_share)
+    if law.c_tok_s + law.c_kv_s <= 0.0:
+        raise CalibrationFailed(
+            f"{url}: steps of {points[-1].running} calls were no longer than of one; "
+            "was somebody else served meanwhile? Measure again"
+        )
+    return Calibrated(with_prefill(law, *min(prefills)), tuple(points), error_share)
+
+
+def with_prefill(law: StepLaw, took_s: float, tokens: int) -> StepLaw:
+    """Tell prefill apart: so many prompt tokens took so long, the steps of an idle replica in it.
+
+    Never less than c_tok: the first tokens come with a step of decoding.
+    """
+    own_s = max(0.0, took_s - law.c0_s) / max(1, tokens)
+    return replace(law, c_pre_s=max(own_s, law.c_tok_s))
 
 
 def _levels(most: int) -> list[int]:
@@ -96,6 +123,25 @@ def _levels(most: int) -> list[int]:
     return levels
 
 
+async def _point(
+    session: aiohttp.ClientSession, model: str, running: int, prompt: int, output: int
+) -> Point:
+    taken = [await _together(session, model, running, prompt, output) for _ in range(_TIMES)]
+    return sorted(taken, key=lambda point: point.step_s)[_TIMES // 2]
+
+
+async def _prefill(session: aiohttp.ClientSession, model: str) -> tuple[float, int]:
+    """Send some prompts at once that nobody has sent before: seconds to all first tokens, and the
+    tokens that were prefilled for it.
+    """
+    begun = time.perf_counter()
+    prompt = " word" * _PROMPT_WORDS
+    streams = await asyncio.gather(
+        *(_stream(session, model, secrets.token_hex(8) + prompt, 2) for _ in range(_PROMPTS))
+    )
+    return max(t[0][0] for t, _ in streams) - begun, sum(tokens for _, tokens in streams)
+
+
 async def _together(
     session: aiohttp.ClientSession, model: str, running: int, prompt: int, output: int
 ) -> Point:
@@ -103,17 +149,27 @@ async def _together(
     streams = await asyncio.gather(
         *(_stream(session, model, f"{i} " + "word " * prompt, output) for i in range(running))
     )
-    start = max(times[0][0] for times, _ in streams)
-    steps, count, prompt_tokens = 0.0, 0, []
-    for times, usage in streams:
-        inside = [(at, n) for at, n in times if at >= start]
-        if len(inside) >= 2 and inside[-1][1] > inside[0][1]:
-            steps += inside[-1][0] - inside[0][0]
-            count += inside[-1][1] - inside[0][1]
-        prompt_tokens.append(usage)
-    if not count:
-        raise ValueError("too few tokens came back to measure a step")
-    return Point(running, round(float(np.mean(prompt_tokens))), output, steps / count)
+    step_s = mean_step_s([times for times, _ in streams], output)
+    return Point(running, round(float(np.mean([usage for _, usage in streams]))), output, step_s)
+
+
+def mean_step_s(streams: Sequence[Sequence[tuple[float, int]]], output: int) -> float:
+    """Give the seconds per token while all decode; each stream is (instant, tokens until then).
+
+    From when the last has a third of its tokens on. Where the first have ended by then, from when
+    the last has begun. Raises ValueError where that leaves nothing.
+    """
+    for least in (output // 3, 1):
+        start = max(next((at for at, n in s if n >= least), s[-1][0]) for s in streams)
+        took, tokens = 0.0, 0
+        for stream in streams:
+            inside = [each for each in stream if each[0] >= start]
+            if len(inside) >= 2:
+                took += inside[-1][0] - inside[0][0]
+                tokens += inside[-1][1] - inside[0][1]
+        if tokens:
+            return took / tokens
+    raise ValueError("too few tokens came back to measure a step")
 
 
 async def _stream(

@@ -67,7 +67,7 @@ def mean_work_s(windows: ClientWindows, law: StepLaw) -> Floats:
     """Give the work of a mean call in GPU-seconds: shape (clients, windows)."""
     read, out = windows.input_tokens, windows.output_tokens
     resident = read + SPREAD * out / 2
-    return law.c_tok_s * (read + out) + law.c_kv_s * out * resident
+    return law.prefill_token_s * read + law.c_tok_s * out + law.c_kv_s * out * resident
 
 
 def from_windows(

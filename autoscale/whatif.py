@@ -26,7 +26,7 @@ from autoscale.scaler import PoolScaler
 from autoscale.shared_world import JOBS_POLICY, Jobs, SharedWorld, again, replay_shared
 from autoscale.sharing import JobsScaler
 from autoscale.traces import FORMATS, Arrival, drawn, read_arrivals, read_servegen
-from backends.capacity import Mix, StepLaw, work_s
+from backends.capacity import Mix, work_s
 from backends.hardware import profile
 from backends.slo import MLPERF_CLASSES
 
@@ -207,8 +207,7 @@ def kind_for(arrivals: Sequence[Arrival], mean_units: float) -> Kind:
         work_s(base.law, Mix(max(a.input_tokens, 1), max(a.output_tokens, 1))) for a in arrivals
     )
     slow = lasts * mean_units * INTERACTIVE_SHARE / work
-    law = StepLaw(base.law.c0_s, base.law.c_tok_s * slow, base.law.c_kv_s * slow)
-    return Kind(base, classes, law, mix)
+    return Kind(base, classes, base.law.slowed(slow), mix)
 
 
 def _moved(arrival: Arrival, by_s: float) -> Arrival:

@@ -3,7 +3,11 @@
 Every figure of capacity in the system comes from one law, the time of one step of an engine that
 batches continuously and lets chunks of prefill share the step with decoding:
 
-    T = c0 + c_tok * (decode tokens + prefill tokens) + c_kv * resident KV tokens        (seconds)
+    T = c0 + c_tok * decode tokens + c_pre * prefill tokens + c_kv * resident KV tokens   (seconds)
+
+Prefill is bound by arithmetic and decoding by memory, so a prompt's token may cost several times
+what one more decoding call does: 2 to 3 times on an H100 with an 8 B model (docs/capacity.md).
+Where the two were not told apart, c_pre is c_tok.
 
 The law and its use are as in the project's capacity model: calibrated against AMD's MLPerf
 Inference v6.0 results (`backends.hardware` holds the constants and says where each is from).
@@ -22,16 +26,28 @@ STEP_MARGIN = 0.85
 @dataclass(frozen=True, slots=True)
 class StepLaw:
     """Constants of the step time: seconds, seconds per token in the step, seconds per resident
-    KV token.
+    KV token; `c_pre_s` is the seconds per prefill token, None where it was not told apart.
     """
 
     c0_s: float
     c_tok_s: float
     c_kv_s: float
+    c_pre_s: float | None = None
+
+    @property
+    def prefill_token_s(self) -> float:
+        """Give the seconds per prompt token that no cache holds."""
+        return self.c_tok_s if self.c_pre_s is None else self.c_pre_s
+
+    def slowed(self, by: float) -> "StepLaw":
+        """Give the law of token work that takes `by` times as long; c0 stays."""
+        prefill = None if self.c_pre_s is None else self.c_pre_s * by
+        return StepLaw(self.c0_s, self.c_tok_s * by, self.c_kv_s * by, prefill)
 
     def step_s(self, decode_tokens: float, prefill_tokens: float, kv_tokens: float) -> float:
-        """Give the time of one step in seconds: `c0 + c_tok*(decode + prefill) + c_kv*kv`."""
-        return self.c0_s + self.c_tok_s * (decode_tokens + prefill_tokens) + self.c_kv_s * kv_tokens
+        """Give the time of one step in seconds: `c0 + c_tok*decode + c_pre*prefill + c_kv*kv`."""
+        work_s = self.c_tok_s * decode_tokens + self.prefill_token_s * prefill_tokens
+        return self.c0_s + work_s + self.c_kv_s * kv_tokens
 
     def scaled(self, throughput_scale: float) -> "StepLaw":
         """Give the law of a replica that does `throughput_scale` times the token work per second.
@@ -39,7 +55,7 @@ class StepLaw:
         c_tok and c_kv are divided by it, c0 stays: a batch that is larger by the scale decodes with
         the same latency, while the prefill of one prompt takes 1/scale as long.
         """
-        return StepLaw(self.c0_s, self.c_tok_s / throughput_scale, self.c_kv_s / throughput_scale)
+        return self.slowed(1.0 / throughput_scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +75,11 @@ class Mix:
 
 
 def work_s(law: StepLaw, mix: Mix) -> float:
-    """Give the seconds of token work of a call: `c_tok*(in+out) + c_kv*(in*out +
+    """Give the seconds of token work of a call: `c_pre*in + c_tok*out + c_kv*(in*out +
     spread*out^2/2)`.
     """
-    tokens = mix.input_tokens + mix.output_tokens
-    return law.c_tok_s * tokens + law.c_kv_s * mix.output_tokens * mix.resident_tokens
+    tokens_s = law.prefill_token_s * mix.input_tokens + law.c_tok_s * mix.output_tokens
+    return tokens_s + law.c_kv_s * mix.output_tokens * mix.resident_tokens
 
 
 def share(law: StepLaw, step_s: float) -> float:
@@ -129,9 +145,9 @@ def steady_step_s(law: StepLaw, mix: Mix, running: float) -> float:
     """Give the mean step of a replica on which `running` calls of the mix decode for ever.
 
     Each of their tokens brings `in/out` tokens of somebody's prefill along:
-    `c0 + running * (c_tok*(1 + in/out) + c_kv*(in + spread*out/2))`. This is the predicted TPOT.
+    `c0 + running * (c_tok + c_pre*in/out + c_kv*(in + spread*out/2))`. This is the predicted TPOT.
     """
-    per_call_s = law.c_tok_s * (1.0 + mix.input_tokens / mix.output_tokens)
+    per_call_s = law.c_tok_s + law.prefill_token_s * mix.input_tokens / mix.output_tokens
     return law.c0_s + running * (per_call_s + law.c_kv_s * mix.resident_tokens)
 
 
@@ -158,13 +174,14 @@ def ttft_s(
 
     `n = ceil((ahead + uncached) / chunk)` steps, each with the `running` decoders and `kv_tokens`
     resident, carry the prefill that waits `ahead` and the call's own tokens that are not in the
-    prefix cache: `until_step + n*(c0 + c_tok*running + c_kv*kv) + c_tok*(ahead + uncached)`.
+    prefix cache: `until_step + n*(c0 + c_tok*running + c_kv*kv) + c_pre*(ahead + uncached)`.
     `until_step_s` is what is left of the step in flight (half a step where unknown). Resident KV is
     taken as constant over those steps.
     """
     tokens = ahead_tokens + max(uncached_tokens, 1.0)
     steps = math.ceil(tokens / chunk_tokens)
-    return until_step_s + steps * law.step_s(running, 0.0, kv_tokens) + law.c_tok_s * tokens
+    prefill_s = law.prefill_token_s * tokens
+    return until_step_s + steps * law.step_s(running, 0.0, kv_tokens) + prefill_s
 
 
 def tpot_s(

@@ -89,7 +89,8 @@ def _mix(path: Path, values: Any, base: Mix) -> Mix:
 def _law(path: Path, values: Any) -> StepLaw:
     if not isinstance(values, Mapping) or not set(_LAW) <= values.keys():
         raise BadProfile(f"{path}: `law` must give {', '.join(_LAW)}")
-    numbers = [values[each] for each in _LAW]
+    given = [*_LAW, *(("c_pre_s",) if values.get("c_pre_s") is not None else ())]
+    numbers = [values[each] for each in given]
     for each in numbers:
         is_number = isinstance(each, (int, float)) and not isinstance(each, bool)
         if not is_number or not math.isfinite(each) or each < 0:

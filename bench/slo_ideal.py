@@ -35,7 +35,7 @@ class Ideal(Engines):
         ttft_s, tpot_s = self._targets.ttft_s or 60.0, self._targets.tpot_s or 1.0
         self._ttft_s = ttft_s
         self._most = [_most(law, mix, margin * tpot_s) for law in laws]
-        self._bound = [PREFILL_SHARE * ttft_s / law.c_tok_s for law in laws]
+        self._bound = [PREFILL_SHARE * ttft_s / law.prefill_token_s for law in laws]
         self._running = [0] * len(laws)
         self._prefill = [0] * len(laws)
         self._queue: list[tuple[float, str, Run]] = []
@@ -55,7 +55,8 @@ class Ideal(Engines):
                 return
             heapq.heappop(self._queue)
             law = self._laws[index]
-            if self.time.t + self.rtt_s[index] + law.c0_s + law.c_tok_s * run.sent.prompt > due:
+            takes_s = law.c0_s + law.prefill_token_s * run.sent.prompt
+            if self.time.t + self.rtt_s[index] + takes_s > due:
                 self._refuse(run, "too_late")
                 continue
             self._on[key] = index

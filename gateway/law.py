@@ -59,7 +59,7 @@ class _Learner:
         own = self.prefill_token_s if self.overlap < 0.5 else None
         return Speed(
             law,
-            law.c_tok_s if own is None else own,
+            law.prefill_token_s if own is None else own,
             self.profile.chunk_tokens,
             max(TRUSTED_RUNNING, BEYOND * self.seen_running),
             self.fit.residual,

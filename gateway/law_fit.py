@@ -126,9 +126,9 @@ class Fit:
     @property
     def law(self) -> StepLaw:
         """The constants as they are now."""
-        return StepLaw(
-            self.c0_s, self._profile.c_tok_s * self.slowness, self._profile.c_kv_s * self.slowness
-        )
+        known, by = self._profile, self.slowness
+        prefill = None if known.c_pre_s is None else known.c_pre_s * by
+        return StepLaw(self.c0_s, known.c_tok_s * by, known.c_kv_s * by, prefill)
 
     @property
     def doubt(self) -> float:
@@ -149,7 +149,8 @@ class Fit:
 
     def work_s(self, decoding: float, prefill: float, kv: float) -> float:
         """Give the token work of a step at the profile's speed."""
-        return self._profile.c_tok_s * (decoding + prefill) + self._profile.c_kv_s * kv
+        known = self._profile
+        return known.c_tok_s * decoding + known.prefill_token_s * prefill + known.c_kv_s * kv
 
     def observe(self, step_s: float, work_s: float, *, weight: float = 1.0) -> None:
         """Take in that a step with this token work took so long."""

@@ -60,7 +60,8 @@ class PoolState:
         law, prompt, output = self.reference, size.prompt_tokens, size.output_tokens
         resident = prompt + 0.75 * output  # with half as much again for the spread
         missing = prompt * (1.0 - cached)
-        return law.c_tok_s * (missing + output) + law.c_kv_s * output * resident
+        tokens_s = law.prefill_token_s * missing + law.c_tok_s * output
+        return tokens_s + law.c_kv_s * output * resident
 
     def margin(self, class_name: str) -> Margin:
         """Give what this class's TTFT predictions must leave."""

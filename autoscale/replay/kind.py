@@ -38,8 +38,9 @@ class Kind:
 
     def speed(self) -> Speed:
         """How fast one is, as the router is told."""
-        p = self.profile
-        return Speed(self.law, self.law.c_tok_s, p.chunk_tokens, float(p.max_running), 0.0, 1.0)
+        p, law = self.profile, self.law
+        most = float(p.max_running)
+        return Speed(law, law.prefill_token_s, p.chunk_tokens, most, 0.0, 1.0)
 
     def limits(self) -> EngineLimits:
         """What one holds at once."""

@@ -1,6 +1,7 @@
 """What does one simulated replica hold, and how does it answer calls?"""
 
 import asyncio
+from dataclasses import replace
 
 from aiohttp import HttpVersion11, web
 
@@ -204,4 +205,4 @@ class SimulatedReplica:
 
 def _slowed(law: StepLaw, faults: Faults) -> StepLaw:
     by = faults.slowdown
-    return StepLaw(law.c0_s * by, law.c_tok_s * by, law.c_kv_s * by)
+    return replace(law.slowed(by), c0_s=law.c0_s * by)

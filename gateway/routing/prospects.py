@@ -141,4 +141,4 @@ def decode_busy_s(law: StepLaw, mix: Mix, tpot_s: float | None) -> float:
     Prompts in flight are counted by themselves, so the share of `busy_s` that is prefill is not.
     """
     whole = work_s(law, mix)
-    return busy_s(law, mix, tpot_s) * (1.0 - law.c_tok_s * mix.input_tokens / whole)
+    return busy_s(law, mix, tpot_s) * (1.0 - law.prefill_token_s * mix.input_tokens / whole)

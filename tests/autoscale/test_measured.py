@@ -42,7 +42,8 @@ async def test_what_calibrate_writes_is_what_all_go_by(
         more = ("--most-running", "4", "--canary", "off", "--out", str(path))
         assert await asyncio.to_thread(bringup.measure, [*options, *more]) == 0
     found = json.loads(path.read_text(encoding="utf-8"))["law"]
-    law = StepLaw(found["c0_s"], found["c_tok_s"], found["c_kv_s"])
+    law = StepLaw(**found)
+    assert law.prefill_token_s >= law.c_tok_s
     mix = profile(MODEL, "mi355x").mix
     assert work_s(law, mix) > 2 * work_s(BUILT_IN, mix)
 
