@@ -16,7 +16,7 @@ from typing import Any
 
 from autoscale import one_fleet, request_rows
 from autoscale.baselines import CONTENDERS
-from autoscale.contest import Case, Job, Result, Setting, run_job, tune
+from autoscale.contest import BOUND, Case, Job, Result, Setting, run_job, tune
 from autoscale.contest_table import table
 from autoscale.demand import Reconstruction
 from autoscale.fleets import SERVEGEN
@@ -26,6 +26,9 @@ from autoscale.policy import PRESETS
 
 TARGETS = (0.99, 0.995)
 OURS = {0.99: PRESETS["saving"], 0.995: PRESETS["balanced"], 0.999: PRESETS["careful"]}
+BOUNDS = tuple(
+    Setting(BOUND, (("attainment", target),), title=f"{BOUND}, {target:.1%}") for target in TARGETS
+)
 ROWS = {"s4": request_rows.rows, "s5": one_fleet.rows, "s6": request_rows.rows}
 FAULTS: Mapping[str, Faults] = {
     "15 % slower than believed": Faults(speed=0.85),
@@ -45,10 +48,14 @@ def contenders(
     days = {"to_day": options.tuning_days}
     tuning = [replace(case, **days) for case in cases if case.how is Reconstruction.STEP]
     for cold in options.cold_start:
+        if options.bounds:
+            yield from ((cold, each) for each in BOUNDS)
+            continue
         for target, policy in OURS.items():
             yield cold, Setting(f"ours, {target:.1%}", policy=policy)
         if options.ours:
             continue
+        yield from ((cold, each) for each in BOUNDS)
         for name in ("static peak", "static p99.9"):
             yield cold, Setting(name)
         for name in CONTENDERS:
@@ -77,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--days", type=float, nargs=2, default=(0.0, 7.0), metavar=("FROM", "TO"))
     add("--mean-units", type=float, default=30.0)
     add("--ours", action="store_true", help="our policy alone")
+    add("--bounds", action="store_true", help="what online rules cannot go below, alone")
     add("--faults", action="store_true", help="our policy with each fault as well")
     add("--rows", choices=tuple(ROWS), help="another comparison instead of the contest of rules")
     add("--preset", action="append", choices=tuple(PRESETS), help="for --rows; default: balanced")

@@ -20,6 +20,8 @@ from autoscale.policy import Policy
 from autoscale.scaler import PoolScaler
 
 Job = tuple["Case", "Setting", float, Faults | None, int]
+# Not a rule: what no rule of the kind that `hindsight` names stays below.
+BOUND = "bound for online rules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ def run(
     """Run one rule on one case."""
     series = series_of(case)
     world = World(cold_start_s=cold_start_s, faults=faults or Faults(), seed=seed)
+    if setting.rule == BOUND:
+        return _bounded(case, setting, series, world)
     started = time.perf_counter()
     outcome = replay(series, scaler_of(setting, series, cold_start_s), world)
     wall_s = time.perf_counter() - started
@@ -130,6 +134,21 @@ def _result(
         outcome.most_backlog_s,
         outcome.starting_s / outcome.unit_s,
         wall_s,
+    )
+
+
+def _bounded(case: Case, setting: Setting, series: DemandSeries, world: World) -> Result:
+    """Give the bound as if it were a rule that keeps exactly what is asked; it takes no actions."""
+    from autoscale.hindsight import online_bound  # needs scipy, which no rule does
+
+    asked = dict(setting.values)["attainment"]
+    started = time.perf_counter()
+    unit_ticks = online_bound(series, world, attainment=asked).bound.unit_ticks
+    oracle = perfect(series.total_s, cold_start_s=world.cold_start_s, tick_s=series.tick_s)
+    ratio = unit_ticks * series.tick_s / oracle.unit_s
+    wall_s = time.perf_counter() - started
+    return Result(
+        case, setting, world.cold_start_s, asked, ratio, 0.0, math.nan, math.nan, math.nan, wall_s
     )
 
 

@@ -13,7 +13,7 @@ from autoscale.seasons import Seasons
 from autoscale.traces import Floats
 
 FEATURES = (
-    "level",  # mean of the last minute
+    "level",  # mean of the last minute, or since a jump within it
     "below5",  # means of 5, 10, 30 and 60 minutes less the level
     "below10",
     "below30",
@@ -31,6 +31,9 @@ FEATURES = (
 )
 _MINUTE = 6
 _TENANT_MINUTES = 60
+# A jump: the last two ticks differ from the minute by more than so many mean changes of a tick.
+# Four standard deviations where ticks are independent.
+_JUMP = 2.0
 
 
 class Levels:
@@ -49,7 +52,7 @@ class Levels:
         self._minutes = np.zeros((_TENANT_MINUTES, tenants))
         self._past30 = self._past60 = np.zeros(tenants)
         self._tick = 0
-        self._last = 0.0
+        self._last = self._noisy = 0.0
 
     @property
     def ticks(self) -> int:
@@ -73,7 +76,11 @@ class Levels:
         """Take in one tick's work per tenant, which ended at `at`; give the features."""
         total = float(row.sum())
         means = [mean.add(total) for mean in self._means]
-        noise = self._noise.add(abs(total - self._last) if self._tick else 0.0)
+        pair = (total + self._last) / 2.0
+        if self._tick >= _MINUTE and abs(pair - means[0]) > _JUMP * self._noisy:
+            self._means[0].restart(self._last, total)
+            means[0] = pair
+        noise = self._noisy = self._noise.add(abs(total - self._last) if self._tick else 0.0)
         self._last = total
         level = means[0]
         peaks = [peak.add(level) - level for peak in self._peaks]
@@ -127,6 +134,12 @@ class _Mean:
         self._values.append(value)
         self._sum += value
         return max(self._sum, 0.0) / len(self._values)
+
+    def restart(self, *values: float) -> None:
+        """Forget all but these."""
+        self._values.clear()
+        self._values.extend(values)
+        self._sum = sum(values)
 
 
 class _Peak:

@@ -32,6 +32,19 @@ def test_a_tenant_that_left_is_remembered_for_an_hour() -> None:
     assert seen[-1][at[1]] == pytest.approx(0.0)
 
 
+def test_a_jump_is_seen_within_two_ticks_and_noise_is_rarely_one() -> None:
+    rng = np.random.default_rng(1)
+    work = np.concatenate([np.full(120, 10.0), np.full(30, 40.0), np.full(30, 5.0)])
+    work += rng.normal(0.0, 0.3, size=len(work))
+    levels = Levels(1, tick_s=10.0, horizon_ticks=25)
+    seen = np.array([levels.update(np.array([w]), t * 10.0)[0] for t, w in enumerate(work)])
+    assert seen[121] == pytest.approx(40.0, rel=0.05)
+    assert seen[151] == pytest.approx(5.0, rel=0.1)
+    # Between jumps it is the mean of the minute, which varies less than a pair of ticks.
+    minute = np.convolve(work, np.ones(6) / 6.0, mode="valid")[20:100]
+    assert np.isclose(seen[25:105], minute).mean() > 0.9
+
+
 def test_a_season_is_trusted_once_it_has_come_true() -> None:
     wave = [10.0 + 5.0 * np.sin(2 * np.pi * t / 8640.0) for t in range(3 * 8640)]
     seasons = Seasons(10.0, 60)
