@@ -10,8 +10,9 @@ import numpy as np
 from autoscale.fluid import Scaler
 from autoscale.plan import PoolView
 from autoscale.replay.calls import Calls
-from autoscale.replay.fleet import UnitFleet
+from autoscale.replay.fleet import NEARLY, UnitFleet
 from autoscale.replay.kind import Kind
+from autoscale.replay.sites import Site
 from autoscale.replay.tally import Replayed, Tally, worst_window
 from autoscale.traces import Arrival, Floats
 from backends.capacity import Mix, work_s
@@ -29,13 +30,18 @@ def replay(
     tick_s: float = 10.0,
     default_class: str = "interactive",
     seed: int = 1,
+    sites: Sequence[Site] = (),
 ) -> Replayed:
-    """Replay calls in order of arrival; a rule scales the fleet, of which `units` are there."""
+    """Replay calls in order of arrival; a rule scales the fleet, of which `units` are there.
+
+    With `sites` replicas are of these kinds, of the first of which `units` are there; without, all
+    are of `kind` and near.
+    """
     world = _World(
-        kind,
+        sites[0].kind if sites else kind,
+        sites or (Site("here", kind, cold_start_s=cold_start_s),),
         scaler,
         units=units,
-        cold_start_s=cold_start_s,
         tick_s=tick_s,
         default_class=default_class,
         seed=seed,
@@ -58,20 +64,20 @@ class _World:
     def __init__(
         self,
         kind: Kind,
+        sites: Sequence[Site],
         scaler: Scaler,
         *,
         units: int,
-        cold_start_s: float,
         tick_s: float,
         default_class: str,
         seed: int,
     ) -> None:
         self._kind = kind
         self._scaler = scaler
-        self._cold_start_s = cold_start_s
+        self._cold_start_s = max(each.cold_start_s for each in sites)
         self._tick_s = tick_s
         dice, numbers = Random(seed), itertools.count(1)
-        self._fleet = UnitFleet(kind, cold_start_s=cold_start_s, dice=dice, numbers=numbers)
+        self._fleet = UnitFleet(sites, default_class, dice=dice, numbers=numbers)
         self._calls = Calls(
             kind, self._fleet, default_class=default_class, dice=dice, numbers=numbers
         )
@@ -81,6 +87,7 @@ class _World:
         self._counted = {name: 0 for name in kind.classes}
         self._unit_s = 0.0
         self._by_tick: list[float] = []
+        self._most: dict[str, int] = {}
         for _ in range(units):
             self._fleet.add()
         self._calls.use(self._fleet.serving, self._now)
@@ -114,12 +121,14 @@ class _World:
         self._fleet.remove_drained()
         self._unit_s += self._fleet.paid * self._tick_s
         self._fleet.start_due(at)
+        for name, count in self._fleet.count().items():
+            self._most[name] = max(self._most.get(name, 0), count)
         row = self._row()
         offered = float(row.sum())
         self._by_tick.append(offered)
         view = PoolView(
             at=at,
-            ready=len(self._fleet.serving),
+            ready=int(self._fleet.ready_worth + NEARLY),
             starting=self._fleet.asked_at,
             draining=self._fleet.draining,
             offered=offered,
@@ -148,6 +157,7 @@ class _World:
             self._now,
             worst_window(each for ended in self._calls.ended.values() for each in ended),
             self._by_tick,
+            self._most,
         )
 
     def _missed_share(self) -> float:
