@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from autoscale.replay.sites import Site, to_end, to_start, worths
+from autoscale.replay.sites import Site, at_home, planned, to_end, to_start
 from backends.simulated.core import EngineCore
 from backends.simulated.sequences import Event
 from backends.simulated.sequences import Sequence as EngineSequence
@@ -30,14 +30,13 @@ class Unit:
 
 class UnitFleet:
     """The replicas that are there and those that start. Instants are seconds of the replay; worth
-    is in units of the first site, for the class that is planned for.
+    is in units of the first site.
     """
 
-    def __init__(
-        self, sites: Sequence[Site], class_name: str, *, dice: Random, numbers: Iterator[int]
-    ) -> None:
+    def __init__(self, sites: Sequence[Site], *, dice: Random, numbers: Iterator[int]) -> None:
         self._sites = sites
-        self._worth = worths(sites, class_name)
+        self._worth = planned(sites)
+        self._home = at_home(sites)
         self._dice = dice
         self._numbers = numbers
         self._units: dict[str, Unit] = {}
@@ -112,34 +111,59 @@ class UnitFleet:
         while self._starting and self._starting[0][0] <= now:
             self.add(heapq.heappop(self._starting)[2])
 
-    def change_to(self, target: int, now: float) -> None:
-        """Start units, or give starts up and drain, the youngest start and the least busy first."""
+    def change_to(self, target: int, now: float, *, bound: float = 0.0) -> None:
+        """Start units, or give starts up and drain, the youngest start and the least busy first.
+
+        `bound` is the share of the target that only sites can serve which all calls may go to.
+        """
         pending = sum(self._worth[site] for _, _, site in self._starting)
         change = target - self.ready_worth - pending
-        if abs(change) < NEARLY:
-            return
+        spare_at_home = self._worth_at_home() - bound * target
         counts = self.count()
         there = [counts.get(each.name, 0) for each in self._sites]
-        started = to_start(change, there, self._sites, self._worth)
+        home = [w if i in self._home else 0.0 for i, w in enumerate(self._worth)]
+        started = to_start(-spare_at_home, there, self._sites, home)
+        gained = sum(self._worth[site] for site in started)
+        change, spare_at_home = change - gained, spare_at_home + gained
+        for site in started:
+            there[site] += 1
+        started += to_start(change, there, self._sites, self._worth)
         for site in started:
             takes_s = self._sites[site].cold_start_s * self._dice.lognormvariate(-0.045, 0.3)
             heapq.heappush(self._starting, (now + takes_s, now, site))
-        ended = self._give_up(-change) if change < 0 else 0
+        ended = self._give_up(-change, spare_at_home, now)
         self.actions += bool(started or ended)
 
-    def _give_up(self, spare: float) -> int:
-        """Cancel and drain what is worth no more than `spare`; say how many."""
+    def _worth_at_home(self) -> float:
+        """What serves or starts where calls of every class may go is worth."""
+        there = [self._sites.index(unit.site) for unit in self.serving]
+        there += [site for _, _, site in self._starting]
+        return sum(self._worth[site] for site in there if site in self._home)
+
+    def _give_up(self, spare: float, spare_at_home: float, now: float) -> int:
+        """Cancel older starts and drain, worth no more than `spare` together; say how many."""
         ended = 0
         for start in sorted(self._starting, key=lambda start: -start[1]):
-            if self._worth[start[2]] <= spare + NEARLY:
-                self._starting.remove(start)
-                spare -= self._worth[start[2]]
-                ended += 1
+            worth, is_home = self._worth[start[2]], start[2] in self._home
+            if worth > spare + NEARLY or start[1] == now:
+                continue
+            if is_home and worth > spare_at_home + NEARLY:
+                continue
+            self._starting.remove(start)
+            spare, spare_at_home = spare - worth, spare_at_home - worth * is_home
+            ended += 1
         heapq.heapify(self._starting)
         by_busy = sorted(self.serving, key=lambda each: len(each.running))
         counts = Counter(unit.site.name for unit in by_busy)
         there = [counts[each.name] for each in self._sites]
-        for site in to_end(spare, there, self._sites, self._worth):
+        for site in to_end(
+            spare,
+            there,
+            self._sites,
+            self._worth,
+            home=self._home,
+            spare_at_home=spare_at_home,
+        ):
             unit = next(u for u in by_busy if u.site == self._sites[site] and not u.draining)
             unit.draining = True
             ended += 1

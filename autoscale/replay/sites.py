@@ -4,7 +4,8 @@ What a policy asks for is in units of the first site. A unit of another is worth
 the limits of the class that the fleet is planned for.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from autoscale.replay.kind import Kind
@@ -45,6 +46,24 @@ def worths(sites: Sequence[Site], class_name: str) -> list[float]:
     ]
 
 
+def planned(sites: Sequence[Site]) -> list[float]:
+    """Give what a unit of each site is worth for the tightest class that may go there."""
+    ranked = sorted(sites[0].kind.classes.values(), key=lambda each: each.rank)
+    by_class = [worths(sites, each.name) for each in ranked]
+    return [next((w for w in each if w > 0), 0.0) for each in zip(*by_class, strict=True)]
+
+
+def at_home(sites: Sequence[Site]) -> set[int]:
+    """Give the sites, by index, that calls of every class may go to."""
+    by_class = [worths(sites, name) for name in sites[0].kind.classes]
+    return {i for i, each in enumerate(zip(*by_class, strict=True)) if min(each) > 0}
+
+
+def bound_classes(sites: Sequence[Site]) -> set[str]:
+    """Name the classes whose calls may not go to every site."""
+    return {name for name in sites[0].kind.classes if min(worths(sites, name)) == 0}
+
+
 def to_start(
     lack: float, there: Sequence[int], sites: Sequence[Site], worth: Sequence[float]
 ) -> list[int]:
@@ -73,16 +92,26 @@ def to_start(
 
 
 def to_end(
-    spare: float, there: Sequence[int], sites: Sequence[Site], worth: Sequence[float]
+    spare: float,
+    there: Sequence[int],
+    sites: Sequence[Site],
+    worth: Sequence[float],
+    *,
+    home: Collection[int] = (),
+    spare_at_home: float = math.inf,
 ) -> list[int]:
     """Choose sites, by index, of which a unit each may end: the dearest for its worth first, and
-    never more than `spare` together.
+    never more than `spare` together, of those in `home` never more than `spare_at_home`.
     """
     chosen: list[int] = []
     left = list(there)
     dearest = sorted(range(len(sites)), key=lambda i: -sites[i].cost / max(worth[i], _NEARLY))
     for i in dearest:
         while left[i] > 0 and worth[i] <= spare + _NEARLY:
+            if i in home:
+                if worth[i] > spare_at_home + _NEARLY:
+                    break
+                spare_at_home -= worth[i]
             chosen.append(i)
             left[i] -= 1
             spare -= worth[i]

@@ -12,12 +12,14 @@ from autoscale.plan import PoolView
 from autoscale.replay.calls import Calls
 from autoscale.replay.fleet import NEARLY, UnitFleet
 from autoscale.replay.kind import Kind
-from autoscale.replay.sites import Site
+from autoscale.replay.sites import Site, bound_classes
 from autoscale.replay.tally import Replayed, Tally, worst_window
 from autoscale.traces import Arrival, Floats
 from backends.capacity import Mix, work_s
 
 TENANTS = 64  # rows of work that a rule is shown; tenants beyond share the last
+
+_FORGET = 0.98  # of what share of the work may go to near sites only, a tick
 
 
 def replay(
@@ -77,7 +79,7 @@ class _World:
         self._cold_start_s = max(each.cold_start_s for each in sites)
         self._tick_s = tick_s
         dice, numbers = Random(seed), itertools.count(1)
-        self._fleet = UnitFleet(sites, default_class, dice=dice, numbers=numbers)
+        self._fleet = UnitFleet(sites, dice=dice, numbers=numbers)
         self._calls = Calls(
             kind, self._fleet, default_class=default_class, dice=dice, numbers=numbers
         )
@@ -88,6 +90,8 @@ class _World:
         self._unit_s = 0.0
         self._by_tick: list[float] = []
         self._most: dict[str, int] = {}
+        self._bound_classes = bound_classes(sites)
+        self._bound_work = self._all_work = 0.0  # of late, in units
         for _ in range(units):
             self._fleet.add()
         self._calls.use(self._fleet.serving, self._now)
@@ -114,6 +118,8 @@ class _World:
         share = max(self._kind.share(klass.name), 1e-9)
         units = work_s(self._kind.law, mix) / share / self._tick_s
         self._work[arrival.tenant] = self._work.get(arrival.tenant, 0.0) + units
+        self._all_work += units
+        self._bound_work += units * (klass.name in self._bound_classes)
         self._calls.arrive(arrival, at)
 
     def tick(self, at: float) -> None:
@@ -138,7 +144,9 @@ class _World:
             last_call_at=at,
             cold_start_s=self._cold_start_s,
         )
-        self._fleet.change_to(self._scaler.decide(view, row), at)
+        bound = self._bound_work / self._all_work if self._all_work else 0.0
+        self._bound_work, self._all_work = _FORGET * self._bound_work, _FORGET * self._all_work
+        self._fleet.change_to(self._scaler.decide(view, row), at, bound=bound)
         self._calls.use(self._fleet.serving, self._now)
 
     def finish(self, at: float) -> None:

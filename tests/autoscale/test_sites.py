@@ -1,11 +1,15 @@
 """Replicas of several kinds and places: which start and end, and what the way there costs."""
 
+import itertools
+from random import Random
+
 import numpy as np
 import pytest
 
 from autoscale.baselines import StaticPeak
+from autoscale.replay.fleet import UnitFleet
 from autoscale.replay.kind import Kind
-from autoscale.replay.sites import Site, to_end, to_start, worths
+from autoscale.replay.sites import Site, at_home, bound_classes, planned, to_end, to_start, worths
 from autoscale.replay.tally import Tally
 from autoscale.replay.world import replay
 from autoscale.traces import Arrival
@@ -61,6 +65,28 @@ def test_a_unit_that_is_too_far_for_a_class_is_worth_nothing_for_it() -> None:
     ):
         found = worths([Site("near", NEAR), Site("far", NEAR, rtt_s=rtt_s)], name)
         assert found == [1.0, worth]
+
+
+def test_calls_that_may_not_go_far_keep_their_units_at_home() -> None:
+    sites = [Site("near", NEAR), Site("far", NEAR, rtt_s=0.15)]
+    assert bound_classes(sites) == {"interactive"}
+    assert at_home(sites) == {0}
+    assert planned(sites) == [1.0, 1.0]
+    dear = [Site("near", NEAR, cost=2.0), sites[1]]
+    found = to_end(3.0, [4, 4], dear, [1.0, 1.0], home={0}, spare_at_home=2.0)
+    assert found == [0, 0, 1]
+
+
+def test_a_fleet_starts_what_only_home_can_serve_there_and_the_rest_where_it_is_cheap() -> None:
+    sites = [Site("near", NEAR), Site("far", NEAR, rtt_s=0.15, cost=0.5)]
+    fleet = UnitFleet(sites, dice=Random(1), numbers=itertools.count())
+    fleet.change_to(4, 0.0, bound=0.5)
+    assert fleet.count() == {"near": 2, "far": 2}
+    fleet.change_to(4, 10.0, bound=1.0)
+    assert fleet.count() == {"near": 4}
+    assert fleet.paid == 4.0
+    fleet.change_to(2, 20.0, bound=0.5)
+    assert fleet.count() == {"near": 2}
 
 
 def _found(sites: list[Site], arrivals: list[Arrival] = ALONE, units: int = 1) -> Tally:
