@@ -12,6 +12,7 @@ from autoscale.replay.kind import Kind
 from backends.capacity import work_s
 from gateway.routing.filters import RTT_SHARE
 
+MOST = 1_000_000  # where no number is given
 _NEARLY = 1e-9
 
 
@@ -26,7 +27,7 @@ class Site:
     rtt_s: float = 0.0
     cold_start_s: float = 240.0
     cost: float = 1.0
-    most: int = 1_000_000
+    most: int = MOST
 
 
 def worths(sites: Sequence[Site], class_name: str) -> list[float]:
@@ -41,7 +42,7 @@ def worths(sites: Sequence[Site], class_name: str) -> list[float]:
     within_s = max(within_s, min(each.rtt_s for each in sites))
     does = [each.kind.share(class_name) / work_s(each.kind.law, each.kind.mix) for each in sites]
     return [
-        each / does[0] if site.rtt_s <= within_s else 0.0
+        each / does[0] if does[0] and site.rtt_s <= within_s else 0.0
         for each, site in zip(does, sites, strict=True)
     ]
 

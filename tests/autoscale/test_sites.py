@@ -1,15 +1,18 @@
 """Replicas of several kinds and places: which start and end, and what the way there costs."""
 
 import itertools
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 
 from autoscale.baselines import StaticPeak
+from autoscale.config import BadConfig
 from autoscale.replay.fleet import UnitFleet
 from autoscale.replay.kind import Kind
 from autoscale.replay.sites import Site, at_home, bound_classes, planned, to_end, to_start, worths
+from autoscale.replay.sites_file import read_sites
 from autoscale.replay.tally import Tally
 from autoscale.replay.world import replay
 from autoscale.traces import Arrival
@@ -119,3 +122,35 @@ def test_calls_go_near_while_there_is_room_and_far_when_there_is_none() -> None:
     assert both.most_by_site == {"near": 1, "far": 1}
     assert both.classes["server"].kept > 1.1 * alone.classes["server"].kept
     assert both.dropped == alone.dropped == 0
+
+
+def test_a_file_gives_kinds_and_places(tmp_path: Path) -> None:
+    file = tmp_path / "sites.yaml"
+    file.write_text(
+        "- {name: near, most: 3}\n"
+        "- {name: far, hardware: mi325x, rtt_s: 0.15, cost: 0.25, cold_start_s: 60, c0_s: 0.02}\n",
+        encoding="utf-8",
+    )
+    near, far = read_sites(file, NEAR, 240.0)
+    assert near == Site("near", NEAR, most=3)
+    assert (far.rtt_s, far.cost, far.cold_start_s) == (0.15, 0.25, 60.0)
+    assert (far.kind.law.c0_s, far.kind.law.c_tok_s) == (0.02, OLD.law.c_tok_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- {name: a, speed: 1}", "speed: unknown"),
+        ("- {hardware: mi355x}", "name"),
+        ("- {name: a, hardware: abacus}", "abacus"),
+        ("- {name: a, rtt_s: near}", "must be a number"),
+        ("- {name: a}\n- {name: a}", "same name"),
+        ("- {name: a, rtt_s: 0.1}\n- {name: b}", "nearest"),
+        ("[]", "at least one"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "sites.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(BadConfig, match=why):
+        read_sites(file, NEAR, 240.0)
