@@ -15,6 +15,7 @@ from autoscale.decide import Decided
 from autoscale.leader import Held, Leadership
 from autoscale.observe import Standing
 from autoscale.plan import Guard, Plan
+from autoscale.swaps import Swaps
 from backends import autoscaling
 from backends.clock import Clock
 from backends.registry import Registry
@@ -37,6 +38,7 @@ class Actor:
         approval: bool,
     ) -> None:
         self._store = store
+        self._swaps = Swaps(store)
         self._registry = registry
         self._actuator = actuator
         self._leadership = leadership
@@ -63,14 +65,24 @@ class Actor:
                 await self._actuator.discard(name, ended)
             if plan.drain:
                 chosen = self._least_busy(stand.serving, plan.drain)
-                await self._store.sadd(autoscaling.drains_of(name), *chosen)
+                await self._swaps.begin(name, chosen, decided.exchange, self._clock.now())
                 await self._actuator.drain(name, chosen)
             if plan.start:
-                await self._actuator.start(name, plan.start)
+                await self._start(decided)
         except (ActuationFailed, OSError) as error:
             _log.error("%s: %s", name, error)
             return f"failed: {error}"
         return "done"
+
+    async def _start(self, decided: Decided) -> None:
+        """Start units, those in places that swaps have made free noted before and after."""
+        name, plan, exchange = decided.model, decided.plan, decided.exchange
+        placed = exchange.free[: plan.start]
+        if placed:
+            units = await self._actuator.units(name)
+            await self._swaps.asked(exchange.pair, placed, [unit.name for unit in units])
+        await self._actuator.start(name, plan.start)
+        await self._swaps.end(exchange.pair, placed)
 
     async def resume_drains(self, decided: Decided) -> None:
         """Go on with drains that a leader before us began and did not end. Raises RedisError."""

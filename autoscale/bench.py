@@ -29,7 +29,7 @@ OURS = {0.99: PRESETS["saving"], 0.995: PRESETS["balanced"], 0.999: PRESETS["car
 BOUNDS = tuple(
     Setting(BOUND, (("attainment", target),), title=f"{BOUND}, {target:.1%}") for target in TARGETS
 )
-ROWS = {"s4": request_rows.rows, "s5": one_fleet.rows, "s6": request_rows.rows}
+ROWS = {"s5": one_fleet.rows, **dict.fromkeys(request_rows.ROWS, request_rows.rows)}
 FAULTS: Mapping[str, Faults] = {
     "15 % slower than believed": Faults(speed=0.85),
     "the same, never learnt": Faults(speed=0.85, speed_is_learnt=False),
@@ -86,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--ours", action="store_true", help="our policy alone")
     add("--bounds", action="store_true", help="what online rules cannot go below, alone")
     add("--faults", action="store_true", help="our policy with each fault as well")
-    add("--rows", choices=tuple(ROWS), help="another comparison instead of the contest of rules")
+    add("--rows", choices=sorted(ROWS), help="another comparison instead of the contest of rules")
     add("--preset", action="append", choices=tuple(PRESETS), help="for --rows; default: balanced")
-    add("--policy", action="append", help="s4, s6: another rule beside, such as HPA or static:N")
-    add("--seconds", type=float, default=1740.0, help="s4, s6: how much of the trace")
+    add("--policy", action="append", help="s4, s6, s7: one more rule, such as HPA or static:N")
+    add("--seconds", type=float, default=1740.0, help="s4, s6, s7: how much of the trace")
     add("--video-units", type=float, default=6.0, help="s5: mean units of video work")
     add("--video-s", type=float, default=27.38, help="s5: seconds of one video on one unit")
     add("--video-within", type=float, default=21_600.0, help="s5: a video's deadline in seconds")

@@ -17,6 +17,7 @@ from autoscale.observe import Arrived, Standing, TenantSlots, row_of, standing, 
 from autoscale.plan import Guard, Plan, PoolView
 from autoscale.scaler import PoolScaler
 from autoscale.sharing import backlog_of, jobs_need
+from autoscale.swaps import Exchange
 from autoscale.traces import Floats
 from backends.backlogs import PoolBacklog
 from backends.capacity import StepLaw
@@ -61,7 +62,9 @@ class WatchedPool:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A pool's decision with what it stands on; `lost` are the units to be ended beside it."""
+    """A pool's decision with what it stands on; `lost` are the units to be ended beside it, and
+    `exchange` says what of it belongs to swaps.
+    """
 
     pool: WatchedPool
     plan: Plan
@@ -70,6 +73,7 @@ class Decided:
     stand: Standing
     row: Floats
     lost: tuple[str, ...] = ()
+    exchange: Exchange = field(default_factory=Exchange)
 
     @property
     def model(self) -> str:

@@ -22,6 +22,7 @@ from autoscale.leader import Held, Leadership
 from autoscale.observe import Arrived, SignalReader
 from autoscale.plan import Guard
 from autoscale.shared_pools import SharedPools
+from autoscale.swaps import Swaps
 from backends import autoscaling, backlogs, signals
 from backends.backlogs import PoolBacklog
 from backends.clock import Clock
@@ -70,6 +71,7 @@ class Autoscaler:
             approval=config.approval,
         )
         self._journal = Journal(store)
+        self._swaps = Swaps(store)
         self._reader = SignalReader()
         weights = load_weights()
         self._pools = [
@@ -78,7 +80,14 @@ class Autoscaler:
         ]
         by_model = {each.config.model: each for each in self._pools}
         self._shared = [
-            SharedPools.of(each, by_model, weights, tick_s=config.tick_s) for each in config.shared
+            SharedPools.of(
+                each,
+                by_model,
+                weights,
+                tick_s=config.tick_s,
+                drain_within_s=config.drain_within_s,
+            )
+            for each in config.shared
         ]
         self.leads = False
         self.last: dict[str, Decided] = {}
@@ -114,7 +123,10 @@ class Autoscaler:
             if (each := await self._decide(pool, arrived, waiting, blind)) is not None
         ]
         for shared in self._shared:
-            decided = shared.replanned(decided, waiting)
+            changes = await self._swaps.read(shared.calls)
+            decided, over = shared.replanned(decided, waiting, changes)
+            if held is not None:
+                await self._swaps.end(shared.calls, over)
         self.last = {each.model: each for each in decided}
         if held is None:
             return

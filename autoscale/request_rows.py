@@ -2,7 +2,8 @@
 
 `s4`: interactive, server and batch calls at 40, 40 and 20 % on one fleet. `s6`: Azure's code calls
 twenty times over, all interactive. Both with replicas of an MI355X and the gateway's own admission,
-routing and ledger.
+routing and ledger. `s7`: the calls of `s4` on two sites, replicas of an MI355X near and of an
+MI325X 150 ms away, which interactive calls do not go to.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from autoscale.contest import Case
 from autoscale.demand import TICK_S, from_arrivals
 from autoscale.oracle import perfect
 from autoscale.replay.kind import Kind
+from autoscale.replay.sites import Site
 from autoscale.replay.tally import Replayed
 from autoscale.replay.world import replay
 from autoscale.traces import Arrival, BadTrace, read_arrivals
@@ -28,6 +30,9 @@ from backends.slo import MLPERF_CLASSES
 
 SHARES = {"interactive": 0.4, "server": 0.4, "offline": 0.2}
 _MODEL = "llama2-70b"
+FAR_RTT_S = 0.15
+# Of an MI355X's, for a GPU that does 0.3 of its work at the server class's limits: an assumption.
+FAR_COST = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,19 @@ def _repeated(
 ROWS: Mapping[str, tuple[str, float, Callable[..., list[Arrival]]]] = {
     "s4": ("*azure*conv*", 20.0, mixed),
     "s6": ("*azure*code*", 20.0, burst),
+    "s7": ("*azure*conv*", 20.0, mixed),
 }
 
 
 def run(
-    row: str, traces: Path, policy: str, cold_start_s: float, *, seconds: float, seed: int = 1
+    row: str,
+    traces: Path,
+    policy: str,
+    cold_start_s: float,
+    *,
+    seconds: float,
+    seed: int = 1,
+    far_cost: float = FAR_COST,
 ) -> RowResult:
     """Replay a row call by call; raises BadTrace."""
     pattern, times, make = ROWS[row]
@@ -100,14 +113,33 @@ def run(
     series = from_arrivals(moved, kind.law).scaled(1.0 / (kind.share("interactive") * TICK_S))
     scaler = scaler_named(policy, series, cold_start_s, tenants=64)
     first = max(1, math.ceil(float(series.total_s[:6].mean()) * 1.05))
-    found = replay(arrivals, kind, scaler, units=first, cold_start_s=cold_start_s, seed=seed)
+    sites = _sites(arrivals, kind, cold_start_s, far_cost) if row == "s7" else ()
+    found = replay(
+        arrivals,
+        kind,
+        scaler,
+        units=first,
+        cold_start_s=cold_start_s,
+        seed=seed,
+        sites=sites,
+    )
     bound = perfect(series.total_s, cold_start_s=cold_start_s, tick_s=TICK_S)
     mean = float(series.total_s.mean())
     return RowResult(row, policy, cold_start_s, mean, found.unit_s / bound.unit_s, found)
 
 
-def _kind(arrivals: Sequence[Arrival]) -> Kind:
-    base = profile(_MODEL, "mi355x")
+def _sites(
+    arrivals: Sequence[Arrival], near: Kind, cold_start_s: float, far_cost: float
+) -> tuple[Site, Site]:
+    far = _kind(arrivals, "mi325x")
+    return (
+        Site("near", near, cold_start_s=cold_start_s),
+        Site("far", far, rtt_s=FAR_RTT_S, cold_start_s=cold_start_s, cost=far_cost),
+    )
+
+
+def _kind(arrivals: Sequence[Arrival], hardware: str = "mi355x") -> Kind:
+    base = profile(_MODEL, hardware)
     read = sum(a.input_tokens for a in arrivals) / len(arrivals)
     out = sum(a.output_tokens for a in arrivals) / len(arrivals)
     classes = {each.name: each for each in MLPERF_CLASSES}
@@ -135,6 +167,7 @@ def table(found: Sequence[RowResult]) -> str:
         "worst ten minutes",
         "over bound",
         "actions, dropped",
+        "most at once",
     )
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for each in found:
@@ -150,6 +183,7 @@ def table(found: Sequence[RowResult]) -> str:
             f"{each.found.worst_ten_minutes:.2%}",
             f"{each.over_bound:.3f}",
             f"{each.found.actions}, {each.found.dropped}",
+            ", ".join(f"{name} {count}" for name, count in each.found.most_by_site.items()),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

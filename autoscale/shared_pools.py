@@ -1,8 +1,8 @@
 """How do two pools of a live fleet share their units? From two looks to two plans.
 
 A swap is a drain on one side and a start on the other once the drained unit is gone: the budget of
-machines holds at any moment, and whichever actuator runs the units needs to know of nothing new. A
-leader that takes over has no swaps under way: units that drain then are ended, and started anew.
+machines holds at any moment, and whichever actuator runs the units needs to know of nothing new.
+Swaps under way are kept in the store (`swaps`), so that a leader that takes over goes on with them.
 """
 
 import math
@@ -14,19 +14,20 @@ from autoscale.decide import Decided, WatchedPool
 from autoscale.forecast import Weights
 from autoscale.plan import Guard, Plan, PoolView
 from autoscale.sharing import FillerView, Shared, SharedScaler, Swap, backlog_of
-from autoscale.traces import Floats
+from autoscale.swaps import Change, Exchange, Underway, underway
 from backends.backlogs import PoolBacklog
 
+STARTS_OF_A_SWAP = 3.0  # cold starts that it may last, after the longest drain
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class SharedPools:
-    """Two pools by model, and the swaps whose drained unit is not gone yet."""
+    """Two pools by model; a swap that has lasted `most_s` is given up."""
 
     calls: str
     jobs: str
     scaler: SharedScaler
-    to_calls: int = 0
-    to_jobs: int = 0
+    most_s: float
 
     @classmethod
     def of(
@@ -36,6 +37,7 @@ class SharedPools:
         weights: Weights,
         *,
         tick_s: float,
+        drain_within_s: float,
     ) -> "SharedPools":
         """Begin with two pools that were configured to share."""
         swap = Swap(config.swap_s, config.empties_s)
@@ -52,51 +54,76 @@ class SharedPools:
             tick_s=tick_s,
             jobs_policy=pools[config.jobs].config.policy,
         )
-        return cls(config.calls, config.jobs, scaler)
+        slowest_s = max(pools[each].config.cold_start_s for each in (config.calls, config.jobs))
+        most_s = drain_within_s + STARTS_OF_A_SWAP * slowest_s
+        return cls(config.calls, config.jobs, scaler, most_s)
 
     def replanned(
-        self, decided: Sequence[Decided], waiting: Mapping[str, PoolBacklog]
-    ) -> list[Decided]:
-        """Give all decisions, those of the two pools planned together; where one of the two could
-        not be looked at, nothing is done with the other.
+        self,
+        decided: Sequence[Decided],
+        waiting: Mapping[str, PoolBacklog],
+        changes: Sequence[Change],
+    ) -> tuple[list[Decided], list[Change]]:
+        """Give all decisions, those of the two pools planned together, and the swaps that are over;
+        where one of the two could not be looked at, nothing is done with the other.
         """
         by_model = {each.model: each for each in decided}
         if not {self.calls, self.jobs} <= by_model.keys():
-            return [each for each in decided if each.model not in {self.calls, self.jobs}]
-        calls = by_model[self.calls]
-        first, second = self.plan(calls, by_model[self.jobs], waiting.get(self.jobs), calls.row)
+            return [each for each in decided if each.model not in {self.calls, self.jobs}], []
+        calls, jobs = by_model[self.calls], by_model[self.jobs]
+        to_calls = self._underway(changes, jobs, calls)
+        to_jobs = self._underway(changes, calls, jobs)
+        backlog = waiting.get(self.jobs)
+        first, second = self.plan(calls, jobs, backlog, to_calls=to_calls, to_jobs=to_jobs)
         by_model |= {self.calls: first, self.jobs: second}
-        return list(by_model.values())
+        return list(by_model.values()), [*to_calls.over, *to_jobs.over]
+
+    def _underway(self, changes: Sequence[Change], source: Decided, target: Decided) -> Underway:
+        return underway(
+            changes,
+            target.model,
+            source=source.stand,
+            target=target.stand,
+            now=target.view.at,
+            most_s=self.most_s,
+        )
 
     def plan(
-        self, calls: Decided, jobs: Decided, backlog: PoolBacklog | None, row: Floats
+        self,
+        calls: Decided,
+        jobs: Decided,
+        backlog: PoolBacklog | None,
+        *,
+        to_calls: Underway,
+        to_jobs: Underway,
     ) -> tuple[Decided, Decided]:
         """Give both pools' decisions with plans that go together."""
-        come_calls = _come(self.to_calls, jobs.view.draining)
-        come_jobs = _come(self.to_jobs, calls.view.draining)
         view = replace(
             calls.view,
-            starting=(*calls.view.starting, *((calls.view.at,) * self.to_calls)),
+            starting=(*calls.view.starting, *((calls.view.at,) * to_calls.count)),
             blind=calls.view.blind or jobs.view.blind,
         )
         filler = FillerView(
             jobs.view.ready,
-            len(jobs.view.starting) + self.to_jobs,
+            len(jobs.view.starting) + to_jobs.count,
             backlog_of(backlog, jobs.pool.config.replicas_per_unit),
             0.0 if backlog is None else backlog.waiting_s / jobs.pool.config.replicas_per_unit,
         )
-        moves = self.scaler.step(view, filler, row)
-        self.to_calls += moves.to_calls - come_calls
-        self.to_jobs += moves.to_jobs - come_jobs
+        moves = self.scaler.step(view, filler, calls.row)
         first, second = plans_of(
             moves,
             calls.view,
             jobs.view,
-            come_calls=come_calls,
-            come_jobs=come_jobs,
+            come_calls=len(to_calls.free),
+            come_jobs=len(to_jobs.free),
             give_up_jobs=jobs.plan.give_up,
         )
-        return replace(calls, plan=first), replace(jobs, plan=second)
+        to_them = Exchange(self.calls, self.jobs, moves.to_jobs, to_calls.free)
+        to_us = Exchange(self.calls, self.calls, moves.to_calls, to_jobs.free)
+        return (
+            replace(calls, plan=first, exchange=to_them),
+            replace(jobs, plan=second, exchange=to_us),
+        )
 
 
 def plans_of(
@@ -146,8 +173,3 @@ def _side(
         give_up=min(give_up, len(view.starting)),
         guard=Guard.SWAP if swaps and (start or drain) else moves.total.guard,
     )
-
-
-def _come(swaps: int, draining: int) -> int:
-    """Say how many swaps have their place: those beyond what still drains on the other side."""
-    return max(swaps - draining, 0)

@@ -21,6 +21,7 @@ from autoscale.forecast import load_weights
 from autoscale.oracle import perfect
 from autoscale.policy import PRESETS, BadPolicy
 from autoscale.replay.kind import Kind
+from autoscale.replay.sites_file import read_sites
 from autoscale.replay.world import replay
 from autoscale.scaler import PoolScaler
 from autoscale.shared_world import JOBS_POLICY, Jobs, SharedWorld, again, replay_shared
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--service-s", type=float, default=27.38, help="of a job (gentd26; default: 27.38)")
     add("--within-s", type=float, default=21_600.0, help="a job's deadline (default: six hours)")
     add("--seed", type=int, default=1)
+    add("--sites", type=Path, metavar="F", help="request level: kinds and places (YAML)")
     add("--out", type=Path, metavar="F", help="write the result (JSON)")
     return parser
 
@@ -134,8 +136,15 @@ def _request(options: argparse.Namespace, to_s: float) -> dict[str, Any]:
     )
     scaler = scaler_named(options.policy, series, options.cold_start, tenants=64)
     first = max(1, math.ceil(float(series.total_s[:6].mean()) * 1.05))
+    sites = read_sites(options.sites, kind, options.cold_start) if options.sites else ()
     found = replay(
-        arrivals, kind, scaler, units=first, cold_start_s=options.cold_start, seed=options.seed
+        arrivals,
+        kind,
+        scaler,
+        units=first,
+        cold_start_s=options.cold_start,
+        seed=options.seed,
+        sites=sites,
     )
     oracle = perfect(series.total_s, cold_start_s=options.cold_start, tick_s=TICK_S)
     tallies = {
@@ -150,6 +159,7 @@ def _request(options: argparse.Namespace, to_s: float) -> dict[str, Any]:
         "oracle_unit_hours": round(oracle.unit_s / 3600.0, 3),
         "over_oracle": round(found.unit_s / oracle.unit_s, 4),
         "actions": found.actions,
+        "most_by_site": dict(found.most_by_site),
         "worst_ten_minutes": round(found.worst_ten_minutes, 4),
         "dropped_streams": found.dropped,
         "calls": len(arrivals),

@@ -8,6 +8,7 @@
 | `sluice:autoscale:journal` | stream | decisions, newest last, bounded |
 | `sluice:autoscale:state` | hash | pool -> JSON: what the leader saw and wants now |
 | `sluice:autoscale:drains:POOL` | set | units whose drain was begun, until they are gone |
+| `sluice:autoscale:swaps:POOL` | hash | unit -> JSON: its change between pools |
 | `sluice:autoscale:starts` | hash | pool -> JSON: the cold start as observed |
 """
 
@@ -28,6 +29,11 @@ STATE = "sluice:autoscale:state"
 def drains_of(pool: str) -> str:
     """Give the key of the set of units whose drain was begun."""
     return f"sluice:autoscale:drains:{pool}"
+
+
+def swaps_of(pair: str) -> str:
+    """Give the key of the changes of units between two pools, by the name of the calls' pool."""
+    return f"sluice:autoscale:swaps:{pair}"
 
 
 @dataclass(frozen=True, slots=True)

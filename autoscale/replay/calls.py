@@ -40,6 +40,7 @@ class Live:
     due: float
     predicted_s: float = 0.0
     granted_at: float = 0.0
+    rtt_s: float = 0.0
 
     @property
     def mix(self) -> Mix:
@@ -68,7 +69,7 @@ class Calls:
         self._drain = Drain()
         self._drain.note(0, 0, 0.0)
         self._roster = Roster()
-        self._bounds = kind.bounds()
+        self._worth = 0.0
         self._margins = {name: Margin() for name in kind.classes}
         self._patience: list[tuple[float, int, Live]] = []
         self._order = itertools.count()
@@ -140,15 +141,19 @@ class Calls:
 
     def use(self, units: Iterable[Unit], now: float) -> None:
         """Tell routing and ledger which replicas may be used."""
-        speed, call_s = self._kind.speed(), self._kind.call_s(self._default_class)
         made = []
+        self._worth = 0.0
         for unit in units:
+            kind = unit.site.kind
             bounds = {
                 name: Candidate(unit.id, b.sequences, b.kv_tokens, b.prefill_tokens)
-                for name, b in self._bounds.items()
+                for name, b in kind.bounds().items()
             }
             described = Replica(unit.id, MODEL, f"http://{unit.id}")
-            made.append(Prospect(described, speed, 0.0, call_s, bounds, load_at=now))
+            call_s = kind.call_s(self._default_class)
+            rtt_s = unit.site.rtt_s
+            made.append(Prospect(described, kind.speed(), rtt_s, call_s, bounds, load_at=now))
+            self._worth += self._fleet.worth_of(unit)
         self._roster = Roster.of(tuple(made))
         for name, klass in self._kind.classes.items():
             offered = tuple(each.bounds[name] for each in made)
@@ -175,7 +180,7 @@ class Calls:
         best, klass = choice.best, live.klass
         assert best is not None  # noqa: S101 - a call that no replica can take is refused before
         backlog = self._book.backlog()
-        by_law = LAW_SHARE * self.does_per_s[klass.name] * len(self._roster.prospects)
+        by_law = LAW_SHARE * self.does_per_s[klass.name] * self._worth
         return Outlook(
             slack_s=within_s - live.predicted_s,
             has_room=best.has_room,
@@ -197,12 +202,13 @@ class Calls:
                 continue
             assert live is not None  # noqa: S101 - its sequence runs
             live.granted_at = now
+            live.rtt_s = self._fleet.site_of(slot.replica_id).rtt_s
             self._running[sequence] = live
 
     def _learn(self, live: Live, now: float) -> None:
         """Teach the margin of its class, as the gateway does."""
         if live.targets.ttft_s is not None:
-            late_s = now - live.granted_at - live.predicted_s
+            late_s = now + live.rtt_s - live.granted_at - live.predicted_s
             self._margins[live.klass.name].observe(late_s, live.targets.ttft_s)
 
     def _end(self, live: Live, event: Event, now: float) -> None:
@@ -213,6 +219,7 @@ class Calls:
                 due=live.due,
                 ended_at=event.at,
                 offered_at=live.arrival.at_s,
+                rtt_s=live.rtt_s,
             )
         )
         granted = self._book.release(live.lease_id, now)

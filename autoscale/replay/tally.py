@@ -29,11 +29,14 @@ class Ended:
         due: float,
         ended_at: float,
         offered_at: float = 0.0,
+        rtt_s: float = 0.0,
     ) -> "Ended":
-        """Hold what an engine did of it against what was promised; `due` is its first token's."""
+        """Hold what an engine did of it against what was promised; `due` is its first token's; the
+        request's way there and the answer's way back take `rtt_s` together.
+        """
         output, first_at = sequence.output_tokens, sequence.first_token_at
-        arrived_at = due - targets.ttft_s if targets.ttft_s is not None else first_at
-        ttft_s = first_at - arrived_at
+        arrived_at = due - targets.ttft_s if targets.ttft_s is not None else first_at + rtt_s
+        ttft_s = first_at + rtt_s - arrived_at
         tpot_s = (ended_at - first_at) / (output - 1) if output > 1 else 0.0
         kept = (targets.ttft_s is None or ttft_s <= targets.ttft_s) and (
             targets.tpot_s is None or tpot_s <= targets.tpot_s
@@ -78,12 +81,13 @@ class Replayed:
     """
 
     classes: Mapping[str, Tally]
-    unit_s: float
+    unit_s: float  # weighted by what units of a site cost
     actions: int
     dropped: int
     lasted_s: float
     worst_ten_minutes: float
     work_by_tick: list[float] = field(repr=False)
+    most_by_site: Mapping[str, int] = field(default_factory=dict)
 
 
 def worst_window(ended: Iterable[Ended], *, length_s: float = 600.0) -> float:

@@ -10,13 +10,16 @@ import numpy as np
 from autoscale.fluid import Scaler
 from autoscale.plan import PoolView
 from autoscale.replay.calls import Calls
-from autoscale.replay.fleet import UnitFleet
+from autoscale.replay.fleet import NEARLY, UnitFleet
 from autoscale.replay.kind import Kind
+from autoscale.replay.sites import Site, bound_classes
 from autoscale.replay.tally import Replayed, Tally, worst_window
 from autoscale.traces import Arrival, Floats
 from backends.capacity import Mix, work_s
 
 TENANTS = 64  # rows of work that a rule is shown; tenants beyond share the last
+
+_FORGET = 0.98  # of what share of the work may go to near sites only, a tick
 
 
 def replay(
@@ -29,13 +32,18 @@ def replay(
     tick_s: float = 10.0,
     default_class: str = "interactive",
     seed: int = 1,
+    sites: Sequence[Site] = (),
 ) -> Replayed:
-    """Replay calls in order of arrival; a rule scales the fleet, of which `units` are there."""
+    """Replay calls in order of arrival; a rule scales the fleet, of which `units` are there.
+
+    With `sites` replicas are of these kinds, of the first of which `units` are there; without, all
+    are of `kind` and near.
+    """
     world = _World(
-        kind,
+        sites[0].kind if sites else kind,
+        sites or (Site("here", kind, cold_start_s=cold_start_s),),
         scaler,
         units=units,
-        cold_start_s=cold_start_s,
         tick_s=tick_s,
         default_class=default_class,
         seed=seed,
@@ -58,20 +66,20 @@ class _World:
     def __init__(
         self,
         kind: Kind,
+        sites: Sequence[Site],
         scaler: Scaler,
         *,
         units: int,
-        cold_start_s: float,
         tick_s: float,
         default_class: str,
         seed: int,
     ) -> None:
         self._kind = kind
         self._scaler = scaler
-        self._cold_start_s = cold_start_s
+        self._cold_start_s = max(each.cold_start_s for each in sites)
         self._tick_s = tick_s
         dice, numbers = Random(seed), itertools.count(1)
-        self._fleet = UnitFleet(kind, cold_start_s=cold_start_s, dice=dice, numbers=numbers)
+        self._fleet = UnitFleet(sites, dice=dice, numbers=numbers)
         self._calls = Calls(
             kind, self._fleet, default_class=default_class, dice=dice, numbers=numbers
         )
@@ -81,6 +89,9 @@ class _World:
         self._counted = {name: 0 for name in kind.classes}
         self._unit_s = 0.0
         self._by_tick: list[float] = []
+        self._most: dict[str, int] = {}
+        self._bound_classes = bound_classes(sites)
+        self._bound_work = self._all_work = 0.0  # of late, in units
         for _ in range(units):
             self._fleet.add()
         self._calls.use(self._fleet.serving, self._now)
@@ -107,6 +118,8 @@ class _World:
         share = max(self._kind.share(klass.name), 1e-9)
         units = work_s(self._kind.law, mix) / share / self._tick_s
         self._work[arrival.tenant] = self._work.get(arrival.tenant, 0.0) + units
+        self._all_work += units
+        self._bound_work += units * (klass.name in self._bound_classes)
         self._calls.arrive(arrival, at)
 
     def tick(self, at: float) -> None:
@@ -114,12 +127,14 @@ class _World:
         self._fleet.remove_drained()
         self._unit_s += self._fleet.paid * self._tick_s
         self._fleet.start_due(at)
+        for name, count in self._fleet.count().items():
+            self._most[name] = max(self._most.get(name, 0), count)
         row = self._row()
         offered = float(row.sum())
         self._by_tick.append(offered)
         view = PoolView(
             at=at,
-            ready=len(self._fleet.serving),
+            ready=int(self._fleet.ready_worth + NEARLY),
             starting=self._fleet.asked_at,
             draining=self._fleet.draining,
             offered=offered,
@@ -129,7 +144,9 @@ class _World:
             last_call_at=at,
             cold_start_s=self._cold_start_s,
         )
-        self._fleet.change_to(self._scaler.decide(view, row), at)
+        bound = self._bound_work / self._all_work if self._all_work else 0.0
+        self._bound_work, self._all_work = _FORGET * self._bound_work, _FORGET * self._all_work
+        self._fleet.change_to(self._scaler.decide(view, row), at, bound=bound)
         self._calls.use(self._fleet.serving, self._now)
 
     def finish(self, at: float) -> None:
@@ -148,6 +165,7 @@ class _World:
             self._now,
             worst_window(each for ended in self._calls.ended.values() for each in ended),
             self._by_tick,
+            self._most,
         )
 
     def _missed_share(self) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from autoscale import commands, whatif
+from autoscale.config import BadConfig
 from autoscale.policy import BadPolicy
 from autoscale.traces import BadTrace
 from gateway.cli.failure import CommandFailed
@@ -12,5 +13,5 @@ def main(arguments: Sequence[str]) -> int:
     """Hand over."""
     try:
         return whatif.main(arguments)
-    except (commands.Failed, BadPolicy, BadTrace, OSError) as error:
+    except (commands.Failed, BadConfig, BadPolicy, BadTrace, OSError) as error:
         raise CommandFailed(str(error), 2) from error
