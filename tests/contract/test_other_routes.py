@@ -109,10 +109,12 @@ async def test_a_refused_message_has_anthropics_envelope(
 
 
 async def test_anthropics_paths_have_its_envelope_whatever_is_wrong(site: Site) -> None:
-    for path, kind in (("/v1/messages", "api_error"), ("/v1/messages/batches", "not_found_error")):
+    kinds = {"/v1/messages": "invalid_request_error", "/v1/messages/batches": "not_found_error"}
+    for path, kind in kinds.items():
         answer = await site.get(path)
         assert answer.document["type"] == "error"
         assert answer.error["type"] == kind
+        assert answer.headers["request-id"] == answer.headers["x-request-id"]
 
 
 async def test_anthropics_clients_list_models_in_their_shape(site: Site) -> None:
