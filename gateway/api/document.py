@@ -12,9 +12,10 @@ from gateway.wire.openai import (
     ModelOnly,
     Private,
 )
+from gateway.wire.rerank import RerankRequest
 
 # The bodies that routes decode by themselves.
-STRUCTS = (ChatRequest, CompletionRequest, EmbeddingsRequest, ModelOnly)
+STRUCTS = (ChatRequest, CompletionRequest, EmbeddingsRequest, ModelOnly, RerankRequest)
 _REF = "#/components/schemas/{name}"
 
 ERROR_SCHEMA: dict[str, Any] = {
