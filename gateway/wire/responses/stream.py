@@ -112,9 +112,9 @@ class ResponsesStream:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
-            return b""
-        if not isinstance(chunk, dict):
-            return b""
+            chunk = None
+        if not isinstance(chunk, dict):  # a part of the answer would be missing without a word
+            raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
         if chunk.get("error"):
             raise EngineSaidNo(translate(error_of(500, data)))
         return self._chunk(chunk)

@@ -23,6 +23,11 @@ def items(given: str | list[Item] | None, stored: dict[str, Item] | None = None)
     return input_items(given, new_id=ids(), stored=stored or {})
 
 
+def test_words_of_chat_that_ask_for_nothing_are_no_matter() -> None:
+    plain = chat()
+    assert chat(n=1, logprobs=False, functions=[], max_tokens=None, messages=None) == plain
+
+
 def refused(**fields: Any) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         chat(**fields)
@@ -318,6 +323,14 @@ def test_a_custom_tool_is_a_function_of_one_text() -> None:
         ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
         ({"include": ["odd"]}, "include[0]"),
         ({"conversation": "conv_1"}, "conversation"),
+        ({"messages": []}, "messages"),
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"background": True, "store": False}, "store"),
         ({"text": {"format": {"type": "odd"}}}, "text.format.type"),

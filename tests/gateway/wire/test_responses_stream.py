@@ -334,6 +334,17 @@ def test_an_abort_never_reaches_the_caller() -> None:
     assert isinstance(caught.value.error, EngineBusy)
 
 
+@pytest.mark.parametrize(
+    "frame", [b'data: {"choices": [\xff]}\n\n', b"data: banana\n\n", b"data: []\n\n"]
+)
+def test_a_frame_that_cannot_be_read_is_a_failure(frame: bytes) -> None:
+    reader = editor()
+    reader.feed(GREETING)
+    with pytest.raises(EngineSaidNo) as caught:
+        reader.feed(frame)
+    assert isinstance(caught.value.error, EngineFailed)
+
+
 def test_an_end_without_a_reason_is_a_failure() -> None:
     reader = editor()
     with pytest.raises(EngineSaidNo) as caught:
