@@ -39,7 +39,7 @@ LOGPROBS = "message.output_text.logprobs"
 _ITEMS = "send the items in 'input' or name a 'previous_response_id'"
 # What is refused, with what serves instead: two fields of this API, and the words of chat, which
 # would be dropped without a word where a caller confuses the two.
-_UNSERVED = {
+UNSERVED = {
     "conversation": _ITEMS,
     "prompt": _ITEMS,
     "messages": "send the items in 'input'",
@@ -108,10 +108,7 @@ class Extras(Struct, kw_only=True):
 
 
 class CreateResponse(Extras, kw_only=True):
-    """Body of `POST /v1/responses`; fields that are not named here are hints and are dropped.
-
-    The Raw ones are read to be refused.
-    """
+    """Body of `POST /v1/responses`; fields that are not named here are hints and are dropped."""
 
     model: Name
     input: str | list[dict[str, Any]] | None = None
@@ -141,6 +138,7 @@ class CreateResponse(Extras, kw_only=True):
     user: str | None = None
     safety_identifier: Short | None = None
     prompt_cache_key: Short | None = None
+    # Read to be refused, see UNSERVED.
     conversation: Raw | UnsetType = UNSET
     prompt: Raw | UnsetType = UNSET
     messages: Raw | UnsetType = UNSET
@@ -192,7 +190,7 @@ def parse(body: bytes) -> CreateResponse:
     """Read and check a request. Raises InvalidRequest, its `param` naming the field."""
     request = decode(body, CreateResponse)
     _check_free_fields(request)
-    for name, instead in _UNSERVED.items():
+    for name, instead in UNSERVED.items():
         given = getattr(request, name)
         if given not in (UNSET, Raw(b"null")) and bytes(given) not in _NO_MATTER.get(name, ()):
             raise InvalidRequest(
