@@ -1,12 +1,11 @@
 """What does a request's body ask for, in tokens?"""
 
-import json
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from backends.simulated.constrained import constrained
 from backends.simulated.fields import (
     Body,
     check_sampling,
@@ -16,7 +15,6 @@ from backends.simulated.fields import (
     rendered,
     text_or_ids,
 )
-from backends.simulated.instances import minimal
 from backends.simulated.refusals import Invalid, Refusal, missing
 from backends.simulated.sequences import Finish, Sequence
 from backends.simulated.settings import SimulatedSettings
@@ -102,7 +100,7 @@ class Orders:
                 f"max_completion_tokens is too large: {limit}."
                 f"This model supports at most {self._context} completion tokens."
             )
-        fixed, tool = _constrained(body)
+        fixed, tool = constrained(body)
         logprobs = None
         if flag(body, "logprobs"):
             logprobs = integer(body, "top_logprobs") or 0
@@ -125,7 +123,7 @@ class Orders:
             raise missing("prompt", body)
         prompts = text_or_ids(body["prompt"], "prompt")
         limit = integer(body, "max_tokens")
-        fixed, _ = _constrained(body)
+        fixed, _ = constrained(body)
         order = self._order(
             body,
             prompts,
@@ -280,27 +278,3 @@ def _stopped(script: Script, tokens: int, sampling: _Sampling) -> tuple[Script, 
     end = at + len(stop)
     used = next(i for i, reached in enumerate(ends) if reached >= end) + 1
     return CutScript(script, used, end if sampling.keep_stop else at), used, stop
-
-
-def _constrained(body: Body) -> tuple[str | None, str | None]:
-    """Give the text that a schema or a forced tool leads to, and the tool's name."""
-    tools = body.get("tools") or []
-    choice = body.get("tool_choice")
-    forced = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else None
-    if tools and (forced or choice == "required"):
-        functions = [t.get("function") or {} for t in tools if isinstance(t, Mapping)]
-        chosen = next((f for f in functions if forced in (None, f.get("name"))), None)
-        if chosen is None:
-            raise Refusal(f"Tool choice function '{forced}' not found in tools list.")
-        return _compact(minimal(chosen.get("parameters") or {"type": "object"})), chosen.get("name")
-    form = body.get("response_format") or {}
-    match form.get("type") if isinstance(form, Mapping) else None:
-        case "json_schema":
-            return _compact(minimal((form.get("json_schema") or {}).get("schema") or {})), None
-        case "json_object":
-            return "{}", None
-    return None, None
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

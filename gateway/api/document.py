@@ -12,9 +12,19 @@ from gateway.wire.openai import (
     ModelOnly,
     Private,
 )
+from gateway.wire.rerank import RerankRequest
+from gateway.wire.responses.request import UNSERVED, CountTokens, CreateResponse
 
 # The bodies that routes decode by themselves.
-STRUCTS = (ChatRequest, CompletionRequest, EmbeddingsRequest, ModelOnly)
+STRUCTS = (
+    ChatRequest,
+    CompletionRequest,
+    CountTokens,
+    CreateResponse,
+    EmbeddingsRequest,
+    ModelOnly,
+    RerankRequest,
+)
 _REF = "#/components/schemas/{name}"
 
 ERROR_SCHEMA: dict[str, Any] = {
@@ -99,8 +109,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             operation["responses"].pop("422", None)
     _, components = msgspec.json.schema_components(STRUCTS, ref_template=_REF)
     for name, schema in components.items():
-        for private in Private.__struct_fields__:
-            schema.get("properties", {}).pop(private, None)
+        hidden = Private.__struct_fields__
+        if name == CreateResponse.__name__:
+            hidden = (*hidden, *UNSERVED)
+        for each in hidden:
+            schema.get("properties", {}).pop(each, None)
         schemas[name] = schema
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

@@ -1,4 +1,4 @@
-"""Routes that are passed on as they are: embeddings, Anthropic's messages, and SGLang's own."""
+"""Routes that are passed on: embeddings, ranking, Anthropic's messages, and SGLang's own."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,12 @@ from gateway.wire.dialects import (
     VerbatimDialect,
 )
 from gateway.wire.openai import EmbeddingsRequest, ModelOnly, decode
+from gateway.wire.rerank import RerankDialect, RerankRequest, read_rerank
 
 EMBEDDINGS_PATH = "/v1/embeddings"
+RERANK_PATH = "/v1/rerank"
 # SGLang 0.5.23 answers these on the same paths.
 OTHER = {
-    "/v1/rerank": Operation.RERANK,
     "/v1/score": Operation.SCORE,
     "/v1/classify": Operation.CLASSIFY,
     "/v1/tokenize": Operation.TOKENIZE,
@@ -43,6 +44,19 @@ async def read_embeddings(raw: bytes, _: Asker) -> Draft:
         dialect=lambda _: EmbeddingsDialect(as_base64=as_base64, shown_model=request.model),
         tier=request.service_tier,
         takes_rid=not is_batch,  # SGLang 0.5.23 answers 500 to one rid with several inputs
+    )
+
+
+async def read_ranking(raw: bytes, _: Asker) -> Draft:
+    """Read the body of a request to rank documents."""
+    request, body = read_rerank(raw)
+    return Draft(
+        operation=Operation.RERANK,
+        path=RERANK_PATH,
+        model=request.model,
+        body=body,
+        dialect=lambda _: RerankDialect(request.model),
+        takes_rid=False,
     )
 
 
@@ -77,6 +91,8 @@ def passthrough_router() -> APIRouter:
     router = APIRouter(tags=["inference"])
     openai = VerbatimDialect
     _add(router, EMBEDDINGS_PATH, Surface(read_embeddings), described(EmbeddingsRequest))
+    for path in (RERANK_PATH, "/v2/rerank"):  # Cohere's clients ask on the second
+        _add(router, path, Surface(read_ranking), described(RerankRequest))
     for path, operation in OTHER.items():
         _add(router, path, Surface(reader(path, operation, openai)), described(ModelOnly))
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
@@ -92,7 +108,7 @@ def _add(router: APIRouter, path: str, surface: Surface, extra: dict[str, object
     async def endpoint(request: Request) -> Response:
         return CallAnswer(request, surface)
 
-    name = path.removeprefix("/v1/").replace("/", "_")
+    name = path.removeprefix("/v1/").strip("/").replace("/", "_")
     router.add_api_route(
         path, endpoint, methods=["POST"], name=f"create_{name}", openapi_extra=extra,
         operation_id=f"create_{name}", summary=f"{name.replace('_', ' ').capitalize()}.",

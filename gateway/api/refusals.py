@@ -29,11 +29,20 @@ _log = structlog.get_logger("api")
 ANTHROPIC = ("/v1/messages", "/v1/messages/")
 
 
-def answer(error: GatewayError, path: str = "") -> Response:
-    """Say an error over HTTP, in the words of the API that `path` belongs to."""
+def answer(error: GatewayError, request: Request | None = None) -> Response:
+    """Say an error over HTTP, in the words of the API that the request's path belongs to."""
+    path = "" if request is None else request.url.path
     is_anthropic = path == ANTHROPIC[0] or path.startswith(ANTHROPIC[1])
     body, more = (anthropic_refusal if is_anthropic else openai_refusal)(error)
-    return Response(body, error.status, dict(more), media_type="application/json")
+    said = Response(body, error.status, dict(more), media_type="application/json")
+    if is_anthropic and request is not None:  # every answer is given `x-request-id` later
+        said.headers["request-id"] = request_id_of(request)
+    return said
+
+
+def request_id_of(request: Request) -> str:
+    """Give the id that the middleware gave a request; a new one where it did not come that far."""
+    return str(request.scope.get("sluice.id") or new_request_id())
 
 
 def of_http_exception(error: HTTPException, method: str, path: str) -> GatewayError:
@@ -74,25 +83,24 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(GatewayError)
     async def refused(request: Request, error: GatewayError) -> Response:
-        return answer(error, request.url.path)
+        return answer(error, request)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return answer(of_validation(error.errors()), request.url.path)
+        return answer(of_validation(error.errors()), request)
 
     @app.exception_handler(HTTPException)
     async def raised(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
-        said = answer(of_http_exception(error, request.method, path), path)
+        said = answer(of_http_exception(error, request.method, request.url.path), request)
         said.headers.update(error.headers or {})  # Allow, with a 405
         return said
 
     @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        path = request.url.path
-        _log.error("unhandled", path=path, exc_info=error)
-        said = answer(GatewayError("The server had an error while processing your request."), path)
+    async def failed(request: Request, error: Exception) -> Response:
+        _log.error("unhandled", path=request.url.path, exc_info=error)
+        bug = GatewayError("The server had an error while processing your request.")
+        said = answer(bug, request)
         # Starlette answers a bug outside of all middleware, which would have set it.
-        said.headers["x-request-id"] = request.scope.get("sluice.id") or new_request_id()
+        said.headers["x-request-id"] = request_id_of(request)
         said.headers["openai-processing-ms"] = "0"
         return said

@@ -121,7 +121,8 @@ _TYPES = {
 
 
 def _envelope(error: GatewayError) -> dict[str, Any]:
-    kind = _TYPES.get(error.status, "api_error")
+    is_theirs = 400 <= error.status < 500
+    kind = _TYPES.get(error.status, "invalid_request_error" if is_theirs else "api_error")
     message = error.message
     if error.param is not None and error.param not in message:  # there is no other place for it
         message = f"{error.param}: {message}"

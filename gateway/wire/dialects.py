@@ -59,6 +59,8 @@ class OpenAIDialect(Struct, frozen=True, gc=False):
     async def document(self, body: bytes) -> Answer:
         """Mend a unary answer."""
         document = read_document(body)
+        if not isinstance(document.get("choices"), list):
+            raise EngineSaidNo(EngineFailed("The engine's answer holds no choices."))
         reasons = tuple([str(c.get("finish_reason")) for c in document.get("choices") or ()])
         usage = usage_of(document.get("usage"))
         is_ours = self.shown_model is not None or self.tier is not None or "metadata" in document

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,16 @@ from tests.gateways import until
 
 EXAMPLES = 12  # per operation
 CALL_WITHIN_S = 30.0
+
+
+async def test_the_document_names_no_schema_that_it_lacks(served: Served) -> None:
+    answer = await asyncio.to_thread(requests.get, f"{served.gateway.url}/openapi.json", timeout=10)
+    schemas = answer.json()["components"]["schemas"]
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', answer.text))
+    assert {"ChatRequest", "CreateResponse", "CountTokens", "RerankRequest"} <= named
+    assert named <= set(schemas)
+    assert "max_output_tokens" in schemas["CreateResponse"]["properties"]
+    assert "max_tokens" not in schemas["CreateResponse"]["properties"]  # read to be refused
 
 
 # The gateway draws random numbers in the same process, in the event loop's thread.

@@ -2,6 +2,7 @@
 
 import base64
 from array import array
+from typing import Any
 
 import orjson
 import pytest
@@ -109,10 +110,56 @@ async def test_a_refused_message_has_anthropics_envelope(
 
 
 async def test_anthropics_paths_have_its_envelope_whatever_is_wrong(site: Site) -> None:
-    for path, kind in (("/v1/messages", "api_error"), ("/v1/messages/batches", "not_found_error")):
+    kinds = {"/v1/messages": "invalid_request_error", "/v1/messages/batches": "not_found_error"}
+    for path, kind in kinds.items():
         answer = await site.get(path)
         assert answer.document["type"] == "error"
         assert answer.error["type"] == kind
+        assert answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+RANKED: dict[str, Any] = {"query": "Where is Paris?", "documents": ["A dog", "Paris is there"]}
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_documents_are_ranked_in_the_form_of_jina_and_cohere(
+    site: Site, path: str, wrapped: bool
+) -> None:
+    documents = [{"text": each} for each in RANKED["documents"]] if wrapped else RANKED["documents"]
+    asked = {**RANKED, "model": site.model, "documents": documents, "return_documents": None}
+    answer = await site.post(path, asked)
+    if site.is_real:  # a model that generates ranks nothing
+        assert answer.status == 400, answer.body
+        return
+    document = answer.document
+    assert document["model"] == site.model
+    first, second = document["results"]
+    assert (first["index"], second["index"]) == (1, 0)
+    assert first["relevance_score"] > second["relevance_score"]
+    assert first["document"] == {"text": "Paris is there"}
+    assert document["usage"]["total_tokens"] == document["meta"]["tokens"]["input_tokens"] > 0
+    bare = {**asked, "top_n": 1, "return_documents": False}
+    (only,) = (await site.post(path, bare)).document["results"]
+    assert set(only) == {"index", "relevance_score"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"documents": []}, "documents"),
+        ({"documents": [{"title": "x"}]}, "documents[0].text"),
+        ({"query": None}, "query"),
+        ({"top_n": 0}, "top_n"),
+        ({"rank_fields": ["title"]}, "rank_fields"),
+    ],
+)
+async def test_what_cannot_be_ranked_is_named(
+    site: Site, fields: dict[str, Any], param: str
+) -> None:
+    answer = await site.post("/v1/rerank", {**RANKED, "model": site.model, **fields})
+    assert answer.status == 400, answer.body
+    assert answer.error["param"] == param
 
 
 async def test_anthropics_clients_list_models_in_their_shape(site: Site) -> None:

@@ -49,6 +49,7 @@ BODIES: Mapping[str, Mapping[str, Any] | None] = {
     "/v1/completions": {"model": OTHER_MODEL, "prompt": "hi"},
     "/v1/embeddings": {"model": OTHER_MODEL, "input": "hi"},
     "/v1/rerank": {"model": OTHER_MODEL, "query": "q", "documents": ["d"]},
+    "/v2/rerank": {"model": OTHER_MODEL, "query": "q", "documents": ["d"]},
     "/v1/score": {"model": OTHER_MODEL, "query": "q", "items": ["d"]},
     "/v1/classify": {"model": OTHER_MODEL, "input": "hi"},
     "/v1/tokenize": {"model": OTHER_MODEL, "prompt": "hi"},

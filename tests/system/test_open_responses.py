@@ -231,14 +231,18 @@ async def test_open_responses_streaming(site: Site) -> None:
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["x-request-id"]
-        name = ""
+        name, ended = "", False
         async for line in answer.aiter_lines():
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
+            elif line == "data: [DONE]":
+                ended = True
             elif line.startswith("data: "):
+                assert not ended
                 event = json.loads(line.removeprefix("data: "))
                 assert event["type"] == name
                 events.append(event)
+    assert ended
     assert [event["sequence_number"] for event in events] == [*range(len(events))]
     assert events[0]["type"] == "response.created"
     check(events[0]["response"], "in_progress")
@@ -493,18 +497,20 @@ async def test_a_break_is_told_as_an_event(store_url: str) -> None:
     faults = Faults(die_after_frames=4)
     async with started(store_url.replace("db=0", "db=8"), faults) as site, site.client() as client:
         stream = await client.responses.create(model=MODEL, input="Hello", stream=True)
-        events = [event async for event in stream]
-        failed, told = events[-2:]
-        assert failed.type == "response.failed"
-        assert failed.response.status == "failed"
-        assert failed.response.error is not None
-        assert failed.response.error.code == "server_error"
-        assert told.type == "error"
-        made = await client.responses.create(
-            model=MODEL, input="Hello", stream=True, background=True
-        )
-        kinds = [event.type async for event in made]
-        assert kinds[-2:] == ["response.failed", "error"]
+        with pytest.raises(openai.APIError, match="stopped before"):
+            [event async for event in stream]
+        for background in (False, True):
+            asked = {"model": MODEL, "input": "Hello", "stream": True, "background": background}
+            async with client.responses.with_streaming_response.create(**asked) as raw:  # type: ignore[call-overload]
+                text = (await raw.read()).decode()
+            frames = text.split("\n\n")
+            assert frames[-2:] == ["data: [DONE]", ""]
+            told, failed = (json.loads(each.partition("data: ")[2]) for each in frames[-4:-2])
+            assert told["type"] == "error"
+            assert failed["type"] == "response.failed"
+            assert failed["response"]["status"] == "failed"
+            assert failed["response"]["error"]["code"] == "server_error"
+            assert failed["sequence_number"] == told["sequence_number"] + 1
 
 
 async def test_without_the_store_answers_are_given_but_not_kept(site: Site) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.errors import InvalidRequest
+from gateway.wire.responses.attachments import read_file
 from gateway.wire.responses.fields import (
     NewId,
     missing,
@@ -121,7 +122,9 @@ def _input_part(part: Item, at: str) -> Item:
             )
         detail = optional_text(part, "detail", at) or "auto"
         return {"type": "input_image", "image_url": url, "detail": detail}
-    raise wrong_value(f"{at}.type", kind, ("input_text", "input_image"))
+    if kind == "input_file":
+        return read_file(part, at)
+    raise wrong_value(f"{at}.type", kind, ("input_text", "input_image", "input_file"))
 
 
 def _output_part(part: Item, at: str) -> Item:

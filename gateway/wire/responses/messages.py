@@ -8,6 +8,7 @@ the front become one system message, since many chat templates take one only, an
 from typing import Any
 
 from gateway.errors import InvalidRequest
+from gateway.wire.responses.attachments import spoken
 from gateway.wire.responses.items import Item
 from gateway.wire.responses.namespaces import engine_name
 from gateway.wire.responses.tools import arguments_of, custom_arguments
@@ -126,6 +127,8 @@ def _content(parts: list[Item]) -> str | list[Item]:
 def _part(part: Item) -> Item:
     if part["type"] == "input_text":
         return {"type": "text", "text": part["text"]}
+    if part["type"] == "input_file":
+        return {"type": "text", "text": spoken(part)}
     return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part["detail"]}}
 
 

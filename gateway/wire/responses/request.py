@@ -36,6 +36,23 @@ INCLUDABLE = (
 )
 LOGPROBS = "message.output_text.logprobs"
 
+_ITEMS = "send the items in 'input' or name a 'previous_response_id'"
+# What is refused, with what serves instead: two fields of this API, and the words of chat, which
+# would be dropped without a word where a caller confuses the two.
+UNSERVED = {
+    "conversation": _ITEMS,
+    "prompt": _ITEMS,
+    "messages": "send the items in 'input'",
+    "max_tokens": "it is 'max_output_tokens' in this API",
+    "max_completion_tokens": "it is 'max_output_tokens' in this API",
+    "response_format": "it is 'text.format' in this API",
+    "reasoning_effort": "it is 'reasoning.effort' in this API",
+    "functions": "give them as 'tools'",
+    "n": "a response has one answer",
+    "logprobs": "name 'message.output_text.logprobs' in 'include'",
+}
+_NO_MATTER = {"n": (b"1",), "logprobs": (b"false",), "functions": (b"[]",)}
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Short = Annotated[str, Meta(max_length=512)]
 
@@ -121,8 +138,17 @@ class CreateResponse(Extras, kw_only=True):
     user: str | None = None
     safety_identifier: Short | None = None
     prompt_cache_key: Short | None = None
+    # Read to be refused, see UNSERVED.
     conversation: Raw | UnsetType = UNSET
     prompt: Raw | UnsetType = UNSET
+    messages: Raw | UnsetType = UNSET
+    max_tokens: Raw | UnsetType = UNSET
+    max_completion_tokens: Raw | UnsetType = UNSET
+    response_format: Raw | UnsetType = UNSET
+    reasoning_effort: Raw | UnsetType = UNSET
+    functions: Raw | UnsetType = UNSET
+    n: Raw | UnsetType = UNSET
+    logprobs: Raw | UnsetType = UNSET
 
     @property
     def stores(self) -> bool:
@@ -164,11 +190,11 @@ def parse(body: bytes) -> CreateResponse:
     """Read and check a request. Raises InvalidRequest, its `param` naming the field."""
     request = decode(body, CreateResponse)
     _check_free_fields(request)
-    for name in ("conversation", "prompt"):
-        if getattr(request, name) not in (UNSET, Raw(b"null")):
+    for name, instead in UNSERVED.items():
+        given = getattr(request, name)
+        if given not in (UNSET, Raw(b"null")) and bytes(given) not in _NO_MATTER.get(name, ()):
             raise InvalidRequest(
-                f"Unsupported parameter: '{name}' is not served here; send the items in 'input' "
-                "or name a 'previous_response_id'.",
+                f"Unsupported parameter: '{name}' is not served here; {instead}.",
                 param=name,
                 code="unsupported_parameter",
             )

@@ -2,6 +2,7 @@
 
 The end is told from `close` alone, after the keeper has the whole response: a caller who has seen
 `response.completed` can retrieve it. A response that could not be kept says `store: false`.
+`[DONE]` is last, as the Open Responses specification asks.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ from gateway.wire.responses.document import Document, ending, failed, finished
 from gateway.wire.responses.fields import NewId, new_id
 from gateway.wire.responses.namespaces import Members
 from gateway.wire.responses.output import NO_MEMBERS, Event, Output
-from gateway.wire.sse import Frames, data_of, split
+from gateway.wire.sse import DONE, Frames, data_of, split
 from gateway.wire.usage import usage_of
 
 Keep = Callable[[Document], Awaitable[bool]]
@@ -27,7 +28,8 @@ Keep = Callable[[Document], Awaitable[bool]]
 class ResponsesStream:
     """The editor of one attempt; `document` is the response object as created.
 
-    `told` events have gone out before: a background response was `created` and `queued` then.
+    `told` events have gone out before: a background response was `created` and `queued` then, and
+    its events are kept; who follows them is told `[DONE]` by `api/responses_follow`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ResponsesStream:
         self._frames = Frames()
         self._number = told
         self._opening: tuple[str, ...] = ("in_progress",) if told else ("created", "in_progress")
+        self._last = b"" if told else DONE
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the engine, give events for the caller.
@@ -72,18 +75,30 @@ class ResponsesStream:
         if document["store"] and not await self._keep(document):
             document["store"] = False
         events.append({"type": f"response.{end.status}", "response": document})
-        return lead + self._encode(events)
+        return lead + self._encode(events) + self._last
 
     def failure(self, error: GatewayError) -> bytes:
-        """Give `response.failed` with what there is so far, then `error`."""
+        """Give `error`, then `response.failed` with what there is so far.
+
+        The error is told twice in its event: flat, as OpenAI's reference has it, and as an object,
+        as Open Responses has it; by that SDKs raise it, where they would else give half an answer.
+        """
         lead = self._start()
         self._output.end(complete=False)
         document = failed(self._document, self._output.items, error)
         # What breaks before its caller's eyes is not kept; in the background it is.
         document["store"] = document["background"]
         told = {"code": error.code, "message": error.message, "param": error.param}
-        return lead + self._encode(
-            [{"type": "response.failed", "response": document}, {"type": "error", **told}]
+        inner = {"type": error.type, **told}
+        return (
+            lead
+            + self._encode(
+                [
+                    {"type": "error", **told, "error": inner},
+                    {"type": "response.failed", "response": document},
+                ]
+            )
+            + self._last
         )
 
     def _frame(self, data: bytes) -> bytes:
@@ -97,9 +112,9 @@ class ResponsesStream:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
-            return b""
-        if not isinstance(chunk, dict):
-            return b""
+            chunk = None
+        if not isinstance(chunk, dict):  # a part of the answer would be missing without a word
+            raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
         if chunk.get("error"):
             raise EngineSaidNo(translate(error_of(500, data)))
         return self._chunk(chunk)

@@ -193,6 +193,34 @@ async def test_a_named_tool_is_called_in_a_unary_answer(
     assert (message["content"], answer["choices"][0]["finish_reason"]) == ("", "tool_calls")
 
 
+@pytest.mark.parametrize(
+    ("said", "choice", "called"),
+    [
+        ("What is the weather in Rome?", None, True),
+        ("What is the Weather in Rome?", "auto", True),
+        ("What is the weather in Rome?", "none", False),
+        ("Hello", "auto", False),
+    ],
+)
+async def test_a_tool_is_called_by_who_names_it_and_its_result_is_answered(
+    url: str, client: aiohttp.ClientSession, said: str, choice: str | None, called: bool
+) -> None:
+    tool = {"type": "function", "function": {**TOOL["function"], "name": "getWeather"}}  # type: ignore[dict-item]
+    messages: list[object] = [{"role": "user", "content": said}]
+    asked = _chat(tools=[tool], tool_choice=choice, max_tokens=20, messages=messages)
+    (first,) = (await _post(client, url + "/v1/chat/completions", asked))["choices"]
+    assert (first["finish_reason"] == "tool_calls") is called
+    if called:
+        (call,) = first["message"]["tool_calls"]
+        messages += [
+            first["message"],
+            {"role": "tool", "tool_call_id": call["id"], "content": "20"},
+        ]
+        (second,) = (await _post(client, url + "/v1/chat/completions", asked))["choices"]
+        assert second["finish_reason"] != "tool_calls"
+        assert second["message"]["content"]
+
+
 async def test_a_schema_is_answered_with_an_instance(
     url: str, client: aiohttp.ClientSession
 ) -> None:

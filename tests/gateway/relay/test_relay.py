@@ -328,11 +328,12 @@ async def test_only_a_silent_engine_is_blamed_for_a_silent_stream(
             assert vitals.call_faults == int(reads)
 
 
-async def test_an_answer_that_is_not_json_is_no_answer(
-    redis_url: str, direct: bool, session: aiohttp.ClientSession
+@pytest.mark.parametrize("said", [b"oops", b'{"choices": null}'])
+async def test_an_answer_without_choices_is_no_answer(
+    redis_url: str, direct: bool, session: aiohttp.ClientSession, said: bytes
 ) -> None:
     async def rubbish(_: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\noops")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
 
     async with (
         scripted_engine(rubbish) as engine,

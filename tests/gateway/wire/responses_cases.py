@@ -107,7 +107,7 @@ def editor(kept: Kept | None = None, *, keeps: bool = True, **fields: Any) -> Re
 def events(data: bytes) -> list[dict[str, Any]]:
     """Read events, and check what holds for each: the name is the type, one data line."""
     found = []
-    for frame in data.split(b"\n\n")[:-1]:
+    for frame in data.removesuffix(DONE).split(b"\n\n")[:-1]:
         name, body = frame.split(b"\n")
         event = orjson.loads(body.removeprefix(b"data: "))
         assert name == b"event: " + event["type"].encode()
@@ -120,4 +120,6 @@ async def run(frames: list[bytes], **fields: Any) -> list[dict[str, Any]]:
     reader = editor(**fields)
     out = b"".join(reader.feed(frame) for frame in frames)
     assert reader.ended
-    return events(out + await reader.close())
+    last = await reader.close()
+    assert last.endswith(b"\n\n" + DONE)
+    return events(out + last)

@@ -1,3 +1,4 @@
+import base64
 from typing import Any
 
 import orjson
@@ -21,6 +22,11 @@ def chat(*, stream: bool = False, **fields: Any) -> dict[str, Any]:
 
 def items(given: str | list[Item] | None, stored: dict[str, Item] | None = None) -> list[Item]:
     return input_items(given, new_id=ids(), stored=stored or {})
+
+
+def test_words_of_chat_that_ask_for_nothing_are_no_matter() -> None:
+    plain = chat()
+    assert chat(n=1, logprobs=False, functions=[], max_tokens=None, messages=None) == plain
 
 
 def refused(**fields: Any) -> InvalidRequest:
@@ -148,6 +154,41 @@ def test_a_turn_of_the_model_is_one_message() -> None:
         {"role": "tool", "tool_call_id": "c2", "content": "rain"},
         {"role": "assistant", "content": "Sun and rain."},
     ]
+
+
+def attached(data: bytes, **more: Any) -> list[dict[str, Any]]:
+    url = "data:text/plain;base64," + base64.b64encode(data).decode()
+    part = {"type": "input_file", "filename": "a.md", "file_data": url, **more}
+    return [{"role": "user", "content": [{"type": "input_text", "text": "Sum up."}, part]}]
+
+
+def test_a_file_of_text_is_told_to_the_model_and_kept_as_it_came() -> None:
+    given = attached("Grüße".encode())
+    (kept,) = items(given)
+    assert kept["content"][1] == given[0]["content"][1]
+    for asked in (given, [kept]):  # as a caller sends it, and as it is replayed
+        assert chat(input=asked)["messages"][0]["content"] == [
+            {"type": "text", "text": "Sum up."},
+            {"type": "text", "text": "File a.md:\nGrüße"},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        (attached(b"%PDF-1.4 hello"), "file_data"),
+        (attached(b"\x00\x01"), "file_data"),
+        (attached(b"\xff\xfe"), "file_data"),
+        (attached(b"", file_data="no base64!"), "file_data"),
+        (attached(b"", file_data=None), "file_data"),
+        (attached(b"", file_id="file_1"), "file_id"),
+        (attached(b"", file_url="http://x/y"), "file_url"),
+        (attached(b"", filename=5), "filename"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named(part: list[dict[str, Any]], param: str) -> None:
+    error = refused(input=part)
+    assert error.param == f"input[0].content[1].{param}"
 
 
 def test_images_go_on_as_urls() -> None:
@@ -318,6 +359,14 @@ def test_a_custom_tool_is_a_function_of_one_text() -> None:
         ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
         ({"include": ["odd"]}, "include[0]"),
         ({"conversation": "conv_1"}, "conversation"),
+        ({"messages": []}, "messages"),
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"background": True, "store": False}, "store"),
         ({"text": {"format": {"type": "odd"}}}, "text.format.type"),
@@ -373,7 +422,7 @@ JSON = st.recursive(
         | st.sampled_from(
             ["message", "user", "assistant", "input_text", "output_text", "function", "custom",
              "function_call", "function_call_output", "reasoning", "json_schema", "grammar",
-             "allowed_tools", "auto", "item_reference", "input_image"]
+             "allowed_tools", "auto", "item_reference", "input_image", "input_file"]
         ),
         max_size=4,
     ),

@@ -334,6 +334,17 @@ def test_an_abort_never_reaches_the_caller() -> None:
     assert isinstance(caught.value.error, EngineBusy)
 
 
+@pytest.mark.parametrize(
+    "frame", [b'data: {"choices": [\xff]}\n\n', b"data: banana\n\n", b"data: []\n\n"]
+)
+def test_a_frame_that_cannot_be_read_is_a_failure(frame: bytes) -> None:
+    reader = editor()
+    reader.feed(GREETING)
+    with pytest.raises(EngineSaidNo) as caught:
+        reader.feed(frame)
+    assert isinstance(caught.value.error, EngineFailed)
+
+
 def test_an_end_without_a_reason_is_a_failure() -> None:
     reader = editor()
     with pytest.raises(EngineSaidNo) as caught:
@@ -350,21 +361,23 @@ def test_an_end_without_a_reason_is_a_failure() -> None:
         (EngineBusy("Busy."), "server_is_overloaded"),
     ],
 )
-def test_a_break_is_told_as_failed_and_error(error: GatewayError, code: str) -> None:
+def test_a_break_is_told_as_error_and_failed(error: GatewayError, code: str) -> None:
     reader = editor()
     before = events(reader.feed(b"".join(TEXT[:3])))
-    failed, told = events(reader.failure(error))
+    last = reader.failure(error)
+    assert last.endswith(b"\n\n" + DONE)
+    told, failed = events(last)
     assert failed["type"] == "response.failed"
-    assert failed["sequence_number"] == len(before)
+    assert failed["sequence_number"] == len(before) + 1
     assert failed["response"]["status"] == "failed"
     assert failed["response"]["error"] == {"code": code, "message": error.message}
     assert failed["response"]["output"][0]["status"] == "incomplete"
+    said = {"code": error.code, "message": error.message, "param": None}
     assert told == {
         "type": "error",
-        "code": error.code,
-        "message": error.message,
-        "param": None,
-        "sequence_number": len(before) + 1,
+        **said,
+        "error": {"type": error.type, **said},
+        "sequence_number": len(before),
     }
 
 
