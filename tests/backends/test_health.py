@@ -205,13 +205,14 @@ def test_a_sound_replica_is_always_readmitted(story: list[tuple[Event, float]]) 
     for event, pause_s in story:
         now += pause_s
         vitals = event.apply(vitals, now)
+    ended = now
     for _ in range(3):
         now = look_again_at(vitals, now=now, every_s=1.0)
         vitals = after_probe(vitals, Probe.READY, now=now)
         if vitals.health.state is HealthState.EJECTED and vitals.needs_liveness:
             vitals = after_liveness(vitals, True, now=now)
     assert vitals.health.state is HealthState.READY
-    assert now <= 1000.0 + sum(p for _, p in story) + RULES.longest_backoff_s + 2.0
+    assert now <= ended + RULES.longest_backoff_s + 2.0 + 1e-6  # sums of floats
 
 
 @given(st.lists(st.sampled_from([400, 401, 404, 413, 422, 429, 503]), max_size=200))
