@@ -48,7 +48,11 @@ async def drained(
 
     `busy` counts what the engines themselves run. An unanswering store counts as busy, as does a
     gateway until it has told `TELLINGS` times anew that it has no call there: one that stalls has
-    not read the mark, and may send one more. One whose signal has expired is not waited for.
+    not read the mark, and may send one more. One whose signal has expired is not waited for; where
+    none is left, all may be standing still, and it must have been quiet for a signal's life.
+
+    The mark of what is still leased when `end` returns stays: gateways would take it for one to
+    use. It goes with the lease.
     """
     pace = pace or DrainPace()
     give_up_at = clock.monotonic() + pace.within_s
@@ -66,15 +70,16 @@ async def drained(
             told, quiet_since = _Told(), None
         elif quiet_since is None:
             quiet_since = now
+        quiet_s = pace.quiet_s if found else max(pace.quiet_s, signals.EXPIRY_S)
         is_told = told.by_all(found or ())
-        if quiet_since is not None and is_told and now - quiet_since >= pace.quiet_s:
+        if quiet_since is not None and is_told and now - quiet_since >= quiet_s:
             empty = True
             break
         await clock.sleep(pace.look_every_s)
     if not empty:
         _log.warning("calls were still in flight after %.0f s of draining", pace.within_s)
     await end()
-    await _unmark(store, replica_ids)
+    await _unmark_unleased(store, replica_ids)
     return empty
 
 
@@ -90,9 +95,16 @@ async def _mark(store: Redis, ids: Sequence[str], clock: Clock) -> None:
     await store.hset(records.MARKS, mapping=dict.fromkeys(ids, mark))
 
 
-async def _unmark(store: Redis, ids: Sequence[str]) -> None:
+async def _unmark_unleased(store: Redis, ids: Sequence[str]) -> None:
+    """Take away the marks that go with no lease.
+
+    A process that leaves takes its own along, and `records.RENEW` those of one that was killed.
+    """
     try:
-        await store.hdel(records.MARKS, *ids)
+        ends_at = await store.zmscore(records.LEASES, list(ids))
+        unleased = [id_ for id_, at in zip(ids, ends_at, strict=True) if at is None]
+        if unleased:
+            await store.hdel(records.MARKS, *unleased)
     except RedisError as error:  # a lease that comes again under the same id ends the mark
         _log.warning("the mark of %s stays: %s", ", ".join(ids), error)
 

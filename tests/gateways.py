@@ -94,6 +94,7 @@ async def running_gateway(
             lifespan="off",
             access_log=False,
             log_config=None,
+            timeout_keep_alive=int(limits.keep_alive_s),
             host="127.0.0.1",
             port=0,
         )

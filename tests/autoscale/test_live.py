@@ -313,6 +313,20 @@ async def test_a_drain_outlasts_a_generation(redis: Redis) -> None:
     assert not await redis.hexists(records.MARKS, "r")
 
 
+async def test_what_has_ended_but_is_still_leased_stays_marked(redis: Redis) -> None:
+    """A gateway that reads the registry between the two would send calls to what is gone."""
+
+    async def end() -> None:
+        return None
+
+    await signals.write(redis, Signal("g", 1.0, 1.0, replicas={}))
+    pace = DrainPace(settle_s=0.01, quiet_s=0.05, look_every_s=0.02, within_s=0.2)
+    async with leased(redis, [Replica("r", MODEL, "http://127.0.0.1:1")]):
+        await drained(redis, ["r"], end, clock=SystemClock(), pace=pace)
+        assert await redis.hexists(records.MARKS, "r")
+    assert not await redis.hexists(records.MARKS, "r")
+
+
 async def test_a_drain_has_a_hard_deadline(redis: Redis) -> None:
     async def end() -> None:
         return None
