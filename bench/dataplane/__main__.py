@@ -17,14 +17,28 @@ from bench.dataplane.instruments import build
 from bench.dataplane.report import bars, table
 from bench.dataplane.targets import TARGETS, NotInstalled
 
-DEFAULT_TARGETS = ("direct", "sluice", "smg", "nginx", "sglang-router", "vllm-router")
+PHASES = ("unary", "streams", "saturated", "memory")
+# What a run is that names neither targets nor phases: every bar is measured. Memory of many open
+# streams is measured with the policy that lets so many onto eight replicas, the soak at the end of
+# Sluice's first turn.
+WHOLE = {
+    "direct": ("unary", "streams"),
+    "sluice": ("unary", "streams", "saturated", "soak"),
+    "smg": PHASES,
+    "sluice-2": ("unary", "streams", "saturated"),
+    "nginx": PHASES,
+    "sglang-router": PHASES,
+    "sluice-unbounded": ("memory",),
+    "vllm-router": PHASES,
+}
+ONCE = ("memory", "soak")  # these vary little, and take long
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; SIGTERM ends gateways, stores and the upstream, too."""
     signal.signal(signal.SIGTERM, _leave)
     options = _parser().parse_args(arguments)
-    targets: list[str] = options.target or [*DEFAULT_TARGETS]
+    targets: list[str] = options.target or [*WHOLE]
     found: dict[str, list[Figures]] = {}
     if options.show:
         found = _read(options.show)
@@ -33,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             build(Path(place))
             for repetition in range(options.repetitions):
                 for name in targets:
-                    if figures := _measure(name, Path(place), options, repetition):
+                    phases = _phases(name, options, repetition)
+                    if phases and (figures := _measure(name, Path(place), options, phases)):
                         found.setdefault(name, []).append(figures)
     print(table(found))
     print()
@@ -45,12 +60,18 @@ def _leave(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
+def _phases(name: str, options: argparse.Namespace, repetition: int) -> list[str]:
+    """Say what a target does in a repetition; nothing: it is left out of it."""
+    if options.phases is not None:
+        phases = options.phases.split(",")
+    else:
+        phases = PHASES if options.target else WHOLE[name]
+    return [each for each in phases if each not in ONCE or not repetition]
+
+
 def _measure(
-    name: str, binaries: Path, options: argparse.Namespace, repetition: int
+    name: str, binaries: Path, options: argparse.Namespace, phases: Sequence[str]
 ) -> Figures | None:
-    phases = options.phases.split(",")
-    if repetition:  # these vary little, and take long
-        phases = [each for each in phases if each not in ("memory", "soak")]
     try:
         with Bench(name, binaries, port=options.port, cores=options.cores.split(":")) as bench:
             run = Run(
@@ -70,7 +91,7 @@ def _measure(
     print(f"[{time.strftime('%H:%M:%S')}] {name} {json.dumps(shown)}", file=sys.stderr, flush=True)
     if options.out is not None:
         with options.out.open("a") as out:
-            out.write(json.dumps({"target": name, "repetition": repetition, **figures}) + "\n")
+            out.write(json.dumps({"target": name, **figures}) + "\n")
     return figures
 
 
@@ -80,7 +101,6 @@ def _read(paths: Sequence[Path]) -> dict[str, list[Figures]]:
     for path in paths:
         for line in path.read_text().splitlines():
             figures = json.loads(line)
-            del figures["repetition"]
             found.setdefault(figures.pop("target"), []).append(figures)
     return found
 
@@ -90,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
-    parser.add_argument("--phases", default="unary,streams,saturated,memory")
+    parser.add_argument("--phases", help="what the bars need; with --target: " + ",".join(PHASES))
     parser.add_argument("--soak-chunks", type=int, default=10_000_000)
     parser.add_argument("--soak-seconds", type=float, default=3600.0, help="at most")
     parser.add_argument("--port", type=int, default=9100, help="and 10 and 20 above it")
