@@ -1,0 +1,180 @@
+"""How many units of each kind start and end, so that the fleet is worth what the plan asks for?
+
+Pure. The plan counts in units of the first kind; here its number becomes starts, cancelled starts
+and drains of each kind. Nothing moves between kinds while the plan stays, but for calls that only
+some kinds can serve and that lack units there: those start once what they lack, summed up over
+time, exceeds the price of an action.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from autoscale.places import NEARLY, Mixture, to_end, to_start
+from autoscale.policy import Policy
+
+_UP_AREA_S = Policy().up_area_s
+_FORGOTTEN_S = 500.0  # after which a third is left of what was known of the classes' shares
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What there is of one kind: units that serve, the instants at which the starts that may still
+    come were asked for, replicas that serve and are not ours to end, in units (`foreign`), and how
+    many more units may start now. `fixed`: nothing of it may be ended, since it cannot be seen.
+    """
+
+    serving: int = 0
+    starting: tuple[float, ...] = ()
+    foreign: float = 0.0
+    room: int = 0
+    fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What is done with one kind; `at_home` are the starts that calls of some classes asked for
+    that may not go to every kind.
+    """
+
+    start: int = 0
+    cancel: int = 0
+    drain: int = 0
+    at_home: int = 0
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is done."""
+        return bool(self.start or self.cancel or self.drain)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What is remembered between decisions: what calls that may not go everywhere have lacked,
+    in unit-seconds, until when.
+    """
+
+    shortage: float = 0.0
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lately:
+    """Work of late, in units, and that of the classes that may not go to every kind."""
+
+    bound: float = 0.0
+    all: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Which share of the work may not go everywhere."""
+        return self.bound / self.all if self.all > 0.0 else 0.0
+
+    def after(self, bound: float, all_: float, elapsed_s: float) -> "Lately":
+        """Take in the work of a tick; what was before fades."""
+        kept = math.exp(-elapsed_s / _FORGOTTEN_S)
+        return Lately(kept * self.bound + bound, kept * self.all + all_)
+
+
+def counted(stocks: Sequence[Stock], mixture: Mixture) -> tuple[int, tuple[float, ...]]:
+    """Give the fleet in whole units of the first kind: those that serve, and for each further one
+    that starts make whole when it was asked for.
+    """
+    serving = sum(
+        w * (each.serving + each.foreign) for w, each in zip(mixture.worth, stocks, strict=True)
+    )
+    ready = int(serving + NEARLY)
+    rest = serving - ready
+    starts = [
+        (at, w) for w, each in zip(mixture.worth, stocks, strict=True) for at in each.starting
+    ]
+    whole = []
+    for at, worth in sorted(starts):
+        rest += worth
+        while rest >= 1.0 - NEARLY:
+            whole.append(at)
+            rest -= 1.0
+    return ready, tuple(whole)
+
+
+def moves(
+    target: int,
+    stocks: Sequence[Stock],
+    mixture: Mixture,
+    memory: Mixed,
+    *,
+    bound: float,
+    now: float,
+    up_area_s: float = _UP_AREA_S,
+) -> tuple[list[Move], Mixed]:
+    """Say what to do with each kind until all are worth `target`, and what to remember.
+
+    `bound` is the share of the target that only kinds can serve which calls of every class may go
+    to. What is lacking there starts there, the rest where it costs least for its worth. Starts that
+    are pending are given up before units are drained, the youngest first; of the units the dearest
+    for their worth end first. Neither takes away more than is beyond the target.
+    """
+    ready, whole = counted(stocks, mixture)
+    have = ready + len(whole)
+    worths = [
+        w * (each.serving + each.foreign + len(each.starting))
+        for w, each in zip(mixture.worth, stocks, strict=True)
+    ]
+    total, at_home = sum(worths), sum(worths[i] for i in mixture.home)
+    room = [each.room for each in stocks]
+    lack = bound * target - at_home
+    elapsed = 0.0 if memory.at is None else max(0.0, now - memory.at)
+    shortage = memory.shortage + lack * elapsed if lack > NEARLY else 0.0
+    first: list[int] = []
+    if target > have or shortage > up_area_s * max(have, 1):
+        first = to_start(lack, room, mixture, only=mixture.home)
+        shortage = 0.0
+    gained = sum(mixture.worth[i] for i in first)
+    rest: list[int] = []
+    if target > have:
+        left = [count - first.count(i) for i, count in enumerate(room)]
+        rest = to_start(target - total - gained, left, mixture)
+    cancelled, drained = _ended(
+        total + gained - target,
+        at_home + gained - bound * target,
+        stocks,
+        mixture,
+        cancels=target < have or bool(first),
+        drains=target < have,
+    )
+    done = [
+        Move(
+            first.count(i) + rest.count(i),
+            cancelled.count(i),
+            drained.count(i),
+            first.count(i),
+        )
+        for i in range(len(stocks))
+    ]
+    return done, replace(memory, shortage=shortage, at=now)
+
+
+def _ended(
+    spare: float,
+    spare_at_home: float,
+    stocks: Sequence[Stock],
+    mixture: Mixture,
+    *,
+    cancels: bool,
+    drains: bool,
+) -> tuple[list[int], list[int]]:
+    """Give the places of which a pending start each is given up, and those of which a unit each is
+    drained.
+    """
+    cancelled: list[int] = []
+    pending = [(at, i) for i, each in enumerate(stocks) if not each.fixed for at in each.starting]
+    for _, i in sorted(pending, reverse=True) if cancels else ():
+        worth, is_home = mixture.worth[i], i in mixture.home
+        if worth > spare + NEARLY or (is_home and worth > spare_at_home + NEARLY):
+            continue
+        cancelled.append(i)
+        spare, spare_at_home = spare - worth, spare_at_home - worth * is_home
+    if not drains:
+        return cancelled, []
+    there = [0 if each.fixed else each.serving for each in stocks]
+    return cancelled, to_end(spare, there, mixture, spare_at_home=spare_at_home)
