@@ -67,8 +67,8 @@ class Lately:
 
     @property
     def share(self) -> float:
-        """Which share of the work may not go everywhere."""
-        return self.bound / self.all if self.all > 0.0 else 0.0
+        """Which share of the work may not go everywhere; all, while nobody knows."""
+        return self.bound / self.all if self.all > 0.0 else 1.0
 
     def after(self, bound: float, all_: float, elapsed_s: float) -> "Lately":
         """Take in the work of a tick; what was before fades."""

@@ -146,7 +146,8 @@ class _World:
         )
         self._lately = self._lately.after(self._bound_work, self._all_work, self._tick_s)
         self._bound_work = self._all_work = 0.0
-        self._fleet.change_to(self._scaler.decide(view, row), at, bound=self._lately.share)
+        bound = self._lately.share if self._fleet.mixture.bound else 0.0
+        self._fleet.change_to(self._scaler.decide(view, row), at, bound=bound)
         self._calls.use(self._fleet.serving, self._now)
 
     def finish(self, at: float) -> None:
