@@ -186,7 +186,7 @@ class Decider:
             )
             lost = kind.lives.lost(stand.stuck, now, blind=blind) if seen[i] else ()
             oldest = now - pool.config.policy.stuck_factor * kind.cold_start_s
-            late = [u for u in stand.starting if u.asked_at <= oldest and seen[i]]
+            late = [u for u in stand.starting if u.asked_at <= oldest]
             looks.append(Look(kind, stand, self.shares(kind, known), lost, tuple(late), seen[i]))
         return looks
 

@@ -82,6 +82,7 @@ async def serving(
                 "guard": last.plan.guard.value,
                 "blind": last.view.blind,
                 "at": last.plan.at,
+                "kinds": {part.look.kind.config.name: part.target for part in last.parts},
             }
         )
 

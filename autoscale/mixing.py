@@ -66,6 +66,11 @@ class Lately:
     all: float = 0.0
 
     @property
+    def is_known(self) -> bool:
+        """Whether any work has come yet."""
+        return self.all > 0.0
+
+    @property
     def share(self) -> float:
         """Which share of the work may not go everywhere; all, while nobody knows."""
         return self.bound / self.all if self.all > 0.0 else 1.0
@@ -105,14 +110,16 @@ def moves(
     *,
     bound: float,
     now: float,
+    is_known: bool = True,
     up_area_s: float = _UP_AREA_S,
 ) -> tuple[list[Move], Mixed]:
     """Say what to do with each kind until all are worth `target`, and what to remember.
 
     `bound` is the share of the target that only kinds can serve which calls of every class may go
-    to. What is lacking there starts there, the rest where it costs least for its worth. Starts that
-    are pending are given up before units are drained, the youngest first; of the units the dearest
-    for their worth end first. Neither takes away more than is beyond the target.
+    to; `is_known` False: that is feared rather than known, so that a fleet that need not grow is
+    left alone. What is lacking there starts there, the rest where it costs least for its worth.
+    Starts that are pending are given up before units are drained, the youngest first; of the units
+    the dearest for their worth end first. Neither takes away more than is beyond the target.
     """
     ready, whole = counted(stocks, mixture)
     have = ready + len(whole)
@@ -124,7 +131,7 @@ def moves(
     room = [each.room for each in stocks]
     lack = bound * target - at_home
     elapsed = 0.0 if memory.at is None else max(0.0, now - memory.at)
-    shortage = memory.shortage + lack * elapsed if lack > NEARLY else 0.0
+    shortage = memory.shortage + lack * elapsed if lack > NEARLY and is_known else 0.0
     first: list[int] = []
     if target > have or shortage > up_area_s * max(have, 1):
         first = to_start(lack, room, mixture, only=mixture.home)

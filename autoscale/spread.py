@@ -106,11 +106,12 @@ def _of_several(
         decided.pool.mixed,
         bound=decided.bound,
         now=decided.view.at,
+        is_known=decided.pool.lately.is_known,
         up_area_s=decided.pool.config.policy.up_area_s,
     )
     whys = [_why(i, done, stocks, decided, limits, paused) for i in range(len(looks))]
     parts = tuple(
-        Part(look, move.start, move.cancel, move.drain, len(look.late), why)
+        Part(look, move.start, move.cancel, move.drain, len(look.late) * look.is_seen, why)
         for look, move, why in zip(looks, done, whys, strict=True)
     )
     ready, starting = counted(
@@ -123,7 +124,8 @@ def _of_several(
     reach = max(ready + len(starting), decided.view.ready + len(decided.view.starting))
     guard, target = plan.guard, plan.target
     if reach < target:
-        guard, target = Guard.STUCK if paused & _keys(looks) else Guard.BUDGET, reach
+        waits = any(look.kind.config.key in paused or look.is_troubled for look in looks)
+        guard, target = Guard.STUCK if waits else Guard.BUDGET, reach
     elif any(part.give_up for part in parts) and not any(move.acts for move in done):
         guard = Guard.STUCK
     elif any(move.at_home for move in done) and plan.start == 0:
@@ -138,10 +140,6 @@ def _of_several(
         guard=guard,
     )
     return replace(decided, plan=plan, parts=parts), mixed
-
-
-def _keys(looks: Sequence[Look]) -> set[str]:
-    return {look.kind.config.key for look in looks}
 
 
 def _why(

@@ -103,6 +103,11 @@ class Look:
         return any(u.state is UnitState.FAILED and u.served_at is None for u in self.stand.stuck)
 
     @property
+    def is_troubled(self) -> bool:
+        """Whether its starts go wrong just now, or cannot be seen."""
+        return self.has_failed or bool(self.late) or not self.is_seen
+
+    @property
     def present(self) -> int:
         """How many there are in any state; replicas that are not ours count as units."""
         stand = self.stand
@@ -119,8 +124,7 @@ class Look:
     def stock(self, most_starts: float) -> Stock:
         """As the plan is made into moves; no more than so many may start."""
         config, late = self.kind.config, {unit.name for unit in self.late}
-        takes = self.is_seen and not late and not self.has_failed
-        room = max(0, config.most - self.present) if takes else 0
+        room = 0 if self.is_troubled else max(0, config.most - self.present)
         return Stock(
             len(self.stand.serving),
             tuple(u.asked_at for u in self.stand.starting if u.name not in late),
@@ -140,6 +144,12 @@ class Part:
     drain: int = 0
     give_up: int = 0
     why: str = ""
+
+    @property
+    def target(self) -> int:
+        """How many units of it shall serve or start."""
+        have = len(self.look.stand.serving) + len(self.look.stand.starting)
+        return have + self.start - self.cancel - self.drain - self.give_up
 
     @property
     def key(self) -> str:

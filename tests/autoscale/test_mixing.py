@@ -115,6 +115,15 @@ def test_a_steady_fleet_starts_near_once_the_lack_has_cost_more_than_an_action(
         assert found == (30.0, [Move(start=1, at_home=1), STAY])
 
 
+def test_what_is_only_feared_moves_nothing_while_the_fleet_need_not_grow() -> None:
+    memory, there = Mixed(), (Stock(1, room=9), Stock(3, room=9))
+    for now in range(0, 3600, 10):
+        done, memory = moves(4, there, NEAR_ONLY, memory, bound=1.0, now=float(now), is_known=False)
+        assert done == [STAY, STAY]
+    done, _ = moves(5, there, NEAR_ONLY, memory, bound=1.0, now=3600.0, is_known=False)
+    assert done[0].start
+
+
 def test_shares_that_sway_about_a_whole_unit_move_nothing_for_hours() -> None:
     """Each time a unit was started near, so the other kind's may go; then both stay."""
     near, far, memory, actions = 2, 2, Mixed(), 0
