@@ -193,7 +193,7 @@ class Pools:
             return own
         kept, rank = own[level.name], self._classes[level.name].rank
         return {
-            name: _within(
+            name: within(
                 each,
                 kept,
                 looser=self._classes[name].rank > rank,
@@ -204,7 +204,7 @@ class Pools:
         }
 
 
-def _within(
+def within(
     own: Candidate, kept: Candidate, *, looser: bool, alone: bool, promises: bool
 ) -> Candidate:
     """Give a class's bounds on a replica that is kept for another one.
