@@ -111,13 +111,15 @@ def moves(
     bound: float,
     now: float,
     is_known: bool = True,
+    miss_price: float = 0.0,
     up_area_s: float = _UP_AREA_S,
 ) -> tuple[list[Move], Mixed]:
     """Say what to do with each kind until all are worth `target`, and what to remember.
 
     `bound` is the share of the target that only kinds can serve which calls of every class may go
     to; `is_known` False: that is feared rather than known, so that a fleet that need not grow is
-    left alone. What is lacking there starts there, the rest where it costs least for its worth.
+    left alone. What is lacking there starts there, the rest where it costs least for its worth, to
+    which `miss_price` adds what work costs that is missed until a start serves.
     Starts that are pending are given up before units are drained, the youngest first; of the units
     the dearest for their worth end first. Neither takes away more than is beyond the target.
     """
@@ -134,13 +136,13 @@ def moves(
     shortage = memory.shortage + lack * elapsed if lack > NEARLY and is_known else 0.0
     first: list[int] = []
     if target > have or shortage > up_area_s * max(have, 1):
-        first = to_start(lack, room, mixture, only=mixture.home)
+        first = to_start(lack, room, mixture, only=mixture.home, miss_price=miss_price)
         shortage = 0.0
     gained = sum(mixture.worth[i] for i in first)
     rest: list[int] = []
     if target > have:
         left = [count - first.count(i) for i, count in enumerate(room)]
-        rest = to_start(target - total - gained, left, mixture)
+        rest = to_start(target - total - gained, left, mixture, miss_price=miss_price)
     cancelled, drained = _ended(
         total + gained - target,
         at_home + gained - bound * target,

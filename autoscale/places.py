@@ -12,6 +12,7 @@ from backends.slo import RTT_SHARE, Class
 
 MOST = 1_000_000  # where no number is given
 NEARLY = 1e-9
+SERVES_S = 3600.0  # how long a unit that is started is taken to serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Place:
 
     `does` is how many mean calls of each class a unit does in a second within the class's limits
     (0: they cannot be held), `rtt_s` the round trip to it, `cost` what it costs while it is there,
-    `most` how many there may be.
+    `most` how many there may be, `start_s` how long it is there before it serves.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Place:
     rtt_s: float = 0.0
     cost: float = 1.0
     most: int = MOST
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,19 @@ class Mixture:
         """What a unit's worth costs at a place."""
         return self.places[index].cost / max(self.worth[index], NEARLY)
 
+    def costs(self, miss_price: float) -> list[float]:
+        """Give what a unit of each place costs that starts now: its cost for the hour that it is
+        taken to serve and for its start, by the hour.
+
+        While work is missed, a start that takes longer costs that work, too, at `miss_price` (in
+        the cost of a unit of the first place).
+        """
+        miss = miss_price * self.places[0].cost
+        return [
+            each.cost + (each.cost + miss * worth) * each.start_s / SERVES_S
+            for each, worth in zip(self.places, self.worth, strict=True)
+        ]
+
 
 def worths(places: Sequence[Place], klass: Class, model: str) -> list[float]:
     """Give what a unit of each place does of a class's mean calls, in units of the first place.
@@ -77,17 +92,22 @@ def worths(places: Sequence[Place], klass: Class, model: str) -> list[float]:
 
 
 def to_start(
-    lack: float, room: Sequence[int], mixture: Mixture, *, only: Collection[int] | None = None
+    lack: float,
+    room: Sequence[int],
+    mixture: Mixture,
+    *,
+    only: Collection[int] | None = None,
+    miss_price: float = 0.0,
 ) -> list[int]:
     """Choose places, by index, for units that are worth at least `lack` together; `room` says how
-    many more each takes, `only` which are thought of.
+    many more each takes, `only` which are thought of; `miss_price` is as of `Mixture.costs`.
 
     The cheapest for its worth comes first; what is left at the end goes to the place that covers it
     at the least cost. Fewer are given where there is no more room.
     """
     chosen: list[int] = []
     left, worth = list(room), mixture.worth
-    cost = [each.cost for each in mixture.places]
+    cost = mixture.costs(miss_price)
     among = range(len(left)) if only is None else sorted(only)
     while lack > NEARLY:
         able = [i for i in among if left[i] > 0 and worth[i] > 0.0]

@@ -14,7 +14,8 @@ from autoscale.allocate import Claim, granted
 from autoscale.decide import Decided
 from autoscale.journal import expected_misses
 from autoscale.mixing import Mixed, Move, Stock, counted, moves
-from autoscale.plan import Guard
+from autoscale.places import NEARLY
+from autoscale.plan import Guard, Plan
 from autoscale.watched import Look, Part
 
 
@@ -107,6 +108,7 @@ def _of_several(
         bound=decided.bound,
         now=decided.view.at,
         is_known=decided.pool.lately.is_known,
+        miss_price=_miss_price(plan),
         up_area_s=decided.pool.config.policy.up_area_s,
     )
     whys = [_why(i, done, stocks, decided, limits, paused) for i in range(len(looks))]
@@ -142,6 +144,11 @@ def _of_several(
     return replace(decided, plan=plan, parts=parts), mixed
 
 
+def _miss_price(plan: Plan) -> float:
+    """Say what a start costs by the time that it takes: nothing, while it is ahead of the need."""
+    return plan.price if plan.guard in {Guard.QUEUE, Guard.WAKE} else 0.0
+
+
 def _why(
     index: int,
     done: Sequence[Move],
@@ -152,19 +159,13 @@ def _why(
 ) -> str:
     """Say why so much is done with a kind, or why nothing is."""
     look, mixture, move = decided.looks[index], decided.mixture, done[index]
-    able = [i for i, each in enumerate(stocks) if each.room and mixture.worth[i] > 0.0]
-    is_cheapest = mixture.price(index) <= min((mixture.price(i) for i in able), default=0.0)
-    found = []
-    if move.at_home:
-        names = " and ".join(sorted(mixture.bound))
-        found.append(f"{decided.bound:.0%} of the work ({names}) may not go to every kind")
-    if move.start > move.at_home:
-        cheapest = "the cheapest for its worth of those with room"
-        found.append(cheapest if is_cheapest else "what is left costs least there")
-    if move.cancel:
-        found.append("pending starts go before units do")
-    if move.drain:
-        found.append("the dearest for its worth ends first")
+    price = [
+        cost / max(worth, NEARLY)
+        for cost, worth in zip(mixture.costs(_miss_price(decided.plan)), mixture.worth, strict=True)
+    ]
+    able = [each for each, stock in zip(price, stocks, strict=True) if stock.room]
+    is_cheapest = price[index] <= min(able, default=0.0)
+    found = _why_done(move, decided, is_cheapest=is_cheapest)
     if look.late:
         found.append("a start took too long, so that others are asked first for a while")
     if not look.is_seen:
@@ -177,6 +178,24 @@ def _why(
         starts = any(each.start > each.at_home for each in done)
         found = ["dearer for its worth" if starts and not is_cheapest else "as it was"]
     return "; ".join(found)
+
+
+def _why_done(move: Move, decided: Decided, *, is_cheapest: bool) -> list[str]:
+    """Say why a kind starts and ends what it does."""
+    found = []
+    if move.at_home:
+        names = " and ".join(sorted(decided.mixture.bound))
+        found.append(f"{decided.bound:.0%} of the work ({names}) may not go to every kind")
+    if move.start > move.at_home:
+        cheapest = "the cheapest for its worth of those with room"
+        if _miss_price(decided.plan):
+            cheapest += ", with what is missed until it serves"
+        found.append(cheapest if is_cheapest else "what is left costs least there")
+    if move.cancel:
+        found.append("pending starts go before units do")
+    if move.drain:
+        found.append("the dearest for its worth ends first")
+    return found
 
 
 def _no_start(look: Look, limits: Mapping[str, int], paused: set[str]) -> str:

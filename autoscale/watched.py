@@ -119,7 +119,8 @@ class Look:
         """As the kind compares with others."""
         config = self.kind.config
         does = {name: share * config.replicas_per_unit for name, share in self.shares.items()}
-        return Place(config.name, does, config.rtt_s, config.cost, config.most)
+        start_s = self.kind.cold_start_s
+        return Place(config.name, does, config.rtt_s, config.cost, config.most, start_s)
 
     def stock(self, most_starts: float) -> Stock:
         """As the plan is made into moves; no more than so many may start."""

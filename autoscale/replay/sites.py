@@ -26,7 +26,7 @@ class Site:
         """As it compares with others."""
         call_s = work_s(self.kind.law, self.kind.mix)
         does = {name: self.kind.share(name) / call_s for name in self.kind.classes}
-        return Place(self.name, does, self.rtt_s, self.cost, self.most)
+        return Place(self.name, does, self.rtt_s, self.cost, self.most, self.cold_start_s)
 
 
 def mixture_of(sites: Sequence[Site]) -> Mixture:

@@ -18,7 +18,7 @@ from autoscale.loop import Autoscaler
 from backends import autoscaling, signals
 from backends.clock import Clock, SystemClock
 from backends.registry import Registry
-from backends.signals import Counters, Signal
+from backends.signals import Counters, Gauges, Signal
 from backends.slo import MLPERF_CLASSES
 
 MODEL = "llama2-70b"
@@ -121,13 +121,22 @@ class Fleet:
         )
         self._work = 0.0
 
-    async def ticks(self, count: int, units: float, class_name: str = "server") -> None:
-        """Offer so many units of work, tick after tick."""
+    async def ticks(
+        self, count: int, units: float, class_name: str = "server", waiting_s: float = 0.0
+    ) -> None:
+        """Offer so many units of work, tick after tick, while so much waits."""
         for _ in range(count):
             self.clock.at += 10.0
             self._work += 10.0 * units * 0.9
             counters = Counters(offered=round(self._work * 40), offered_work_s=self._work)
-            signal = Signal("g", self.clock.at, 1.0, {(MODEL, class_name, "t"): counters})
+            waits = Gauges(waiting=9, waiting_work_s=waiting_s, oldest_at=self.clock.at - 5.0)
+            signal = Signal(
+                "g",
+                self.clock.at,
+                1.0,
+                {(MODEL, class_name, "t"): counters},
+                {(MODEL, class_name): waits} if waiting_s else {},
+            )
             await signals.write(self.redis, signal)
             await self.scaler.tick()
 
@@ -282,3 +291,18 @@ async def test_an_operator_approves_kinds_and_not_a_number_alone(redis: Redis) -
     assert await autoscaling.approve(redis, MODEL)
     await fleet.ticks(1, 0.0)
     assert await fleet.count() == (0, 4)
+
+
+@pytest.mark.parametrize("waiting_s", [0.0, 400.0])
+async def test_while_calls_wait_the_kind_that_serves_sooner_starts(
+    redis: Redis, waiting_s: float
+) -> None:
+    quick, slow = {"name": "near", "cold_start_s": 60.0}, {**CHEAP, "cold_start_s": 600.0}
+    fleet = Fleet(redis, kinds=[quick, slow])
+    await fleet.ticks(4, 1.0)
+    near, old = await fleet.count()
+    assert near == 0
+    assert old >= 4
+    await fleet.ticks(1, 1.0, waiting_s=waiting_s)
+    assert ((await fleet.count())[0] > 0) is bool(waiting_s)
+    assert ("with what is missed until it serves" in await fleet.told()) is bool(waiting_s)

@@ -1,5 +1,7 @@
 """Which kinds of hardware start and end: the plan's number made into moves. Pure."""
 
+from dataclasses import replace
+
 import pytest
 
 from autoscale.mixing import Lately, Mixed, Move, Stock, counted, moves
@@ -35,6 +37,19 @@ def test_the_cheapest_for_its_worth_starts_and_the_rest_is_covered_at_the_least_
     assert to_start(2.0, [9, 9], dear) == [0, 0]
     assert to_start(1.4, [9, 9], dear) == [0, 1]
     assert to_start(9.0, [2, 0], BOTH) == [0, 0]
+
+
+def test_a_start_is_paid_for_and_while_work_is_missed_a_quick_one_is_worth_its_price() -> None:
+    """By hand: 1 + 60/3600 against 0.9 * (1 + 600/3600); missed work adds 8 * 60 or 600 s."""
+    near, far = Place("near", {}, cost=1.0, start_s=60.0), Place("far", {}, cost=0.9, start_s=600.0)
+    both = Mixture((near, far), (1.0, 1.0), frozenset({0, 1}), frozenset())
+    assert both.costs(0.0) == pytest.approx([1.0167, 1.05], abs=1e-4)
+    assert to_start(1.0, [1, 1], both) == [0]
+    cheap = replace(far, cost=0.8)
+    both = replace(both, places=(near, cheap))
+    assert to_start(1.0, [1, 1], both) == [1]
+    assert both.costs(8.0) == pytest.approx([1.15, 2.2667], abs=1e-4)
+    assert to_start(1.0, [1, 1], both, miss_price=8.0) == [0]
 
 
 def test_the_dearest_for_its_worth_ends_and_never_more_than_is_spare() -> None:
