@@ -6,7 +6,7 @@ from math import inf
 from autoscale.replay.fleet import Unit
 from autoscale.replay.kind import Kind
 from backends.capacity import work_s
-from gateway.levels import Demand, Level, levels
+from gateway.levels import Demand, Level, levels, too_far
 from gateway.pools import within
 from gateway.queue.ledger import Candidate, Cost
 
@@ -29,13 +29,14 @@ class Keeping:
         """Choose anew; whether anything has changed."""
         kind = self._kind
         alive = [name for name, demand in self._demand.items() if demand.is_alive(now)]
-        tpot_s = {n: kind.targets(kind.classes[n]).tpot_s for n in alive}
-        alive.sort(key=lambda n: tpot_s[n] or inf)
+        targets = {n: kind.targets(kind.classes[n]) for n in alive}
+        alive.sort(key=lambda n: targets[n].tpot_s or inf)
         call_s = work_s(kind.law, kind.mix)
-        sites = [unit.site for unit in units]
-        each = {
-            n: sum(call_s / s.kind.call_s(n) for s in sites) / max(len(sites), 1) for n in alive
-        }
+        far = too_far({unit.id: unit.site.rtt_s for unit in units}, targets)
+        each = {}
+        for n in alive:
+            near = [unit.site for unit in units if unit.id not in far.get(n, ())]
+            each[n] = sum(call_s / site.kind.call_s(n) for site in near) / max(len(near), 1)
         before = self.kept
         self.kept = levels(
             alive,
@@ -43,7 +44,8 @@ class Keeping:
             each,
             sorted((unit.id for unit in units), key=lambda id_: (held(id_).sequences, id_)),
             before,
-            generous=bool(alive) and tpot_s[alive[-1]] is None,
+            generous=bool(alive) and targets[alive[-1]].tpot_s is None,
+            far=far,
         )
         return self.kept != before
 
