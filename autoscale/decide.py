@@ -11,11 +11,12 @@ from math import inf
 from autoscale.actuate.unit import ActuationFailed, Actuator
 from autoscale.capacity import class_share, slower
 from autoscale.forecast import Forecast
-from autoscale.mixing import counted
+from autoscale.mixing import Mixed
 from autoscale.observe import Arrived, Standing, row_of, standing, view_of
 from autoscale.places import Mixture
 from autoscale.plan import Guard, Plan, PoolView
 from autoscale.sharing import backlog_of, jobs_need
+from autoscale.stock import counted
 from autoscale.swaps import Exchange
 from autoscale.traces import Floats
 from autoscale.watched import Look, Part, WatchedKind, WatchedPool, owner
@@ -128,7 +129,7 @@ class Decider:
             deferrable=jobs_need(due, cold_start_s=pool.cold_start_s, now=now),
         )
         if len(looks) > 1:
-            view = _of_all(view, looks, mixture)
+            view = _of_all(view, looks, mixture, pool.mixed)
             tight = {each: of for each, of in arrived.work_s.items() if each[0] in mixture.bound}
             bound = row_of(
                 replace(arrived, work_s=tight),
@@ -199,9 +200,10 @@ class Decider:
         }
 
 
-def _of_all(view: PoolView, looks: Sequence[Look], mixture: Mixture) -> PoolView:
+def _of_all(view: PoolView, looks: Sequence[Look], mixture: Mixture, mixed: Mixed) -> PoolView:
     """Give what is seen of all kinds, in units of the first."""
-    ready, starting = counted([look.stock(inf) for look in looks], mixture)
+    stocks = mixed.trading.without_pending([look.stock(inf) for look in looks])
+    ready, starting = counted(stocks, mixture)
     return replace(
         view,
         ready=ready,

@@ -15,6 +15,7 @@ _GUARDS = {
     "budget": "the budget of units",
     "stuck": "a start took too long and was given up",
     "near": "calls that may not go to every kind of hardware lacked units",
+    "trade": "a cheaper kind of hardware takes over what runs",
     "swap": "a unit changes its model: calls lack it, or jobs can use it",
     "deadline": "deferrable work would have missed its deadline",
     "wake": "somebody called and nothing was there",

@@ -1,60 +1,32 @@
 """How many units of each kind start and end, so that the fleet is worth what the plan asks for?
 
 Pure. The plan counts in units of the first kind; here its number becomes starts, cancelled starts
-and drains of each kind. Nothing moves between kinds while the plan stays, but for calls that only
-some kinds can serve and that lack units there: those start once what they lack, summed up over
-time, exceeds the price of an action.
+and drains of each kind. While the plan stays two things move: calls that only some kinds can serve
+start units there once what they lack, summed up over time, exceeds the price of an action; and a
+dear unit makes room for cheaper ones once they would have saved more than that takes (`trades`).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autoscale.places import NEARLY, Mixture, to_end, to_start
 from autoscale.policy import Policy
+from autoscale.stock import Move, Stock, counted
+from autoscale.trades import Trading, trade
 
-_UP_AREA_S = Policy().up_area_s
+_POLICY = Policy()
 _FORGOTTEN_S = 500.0  # after which a third is left of what was known of the classes' shares
-
-
-@dataclass(frozen=True, slots=True)
-class Stock:
-    """What there is of one kind: units that serve, the instants at which the starts that may still
-    come were asked for, replicas that serve and are not ours to end, in units (`foreign`), and how
-    many more units may start now. `fixed`: nothing of it may be ended, since it cannot be seen.
-    """
-
-    serving: int = 0
-    starting: tuple[float, ...] = ()
-    foreign: float = 0.0
-    room: int = 0
-    fixed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What is done with one kind; `at_home` are the starts that calls of some classes asked for
-    that may not go to every kind.
-    """
-
-    start: int = 0
-    cancel: int = 0
-    drain: int = 0
-    at_home: int = 0
-
-    @property
-    def acts(self) -> bool:
-        """Whether anything is done."""
-        return bool(self.start or self.cancel or self.drain)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
     """What is remembered between decisions: what calls that may not go everywhere have lacked,
-    in unit-seconds, until when.
+    in unit-seconds, until when; and trades.
     """
 
     shortage: float = 0.0
+    trading: Trading = field(default_factory=Trading)
     at: float | None = None
 
 
@@ -81,27 +53,6 @@ class Lately:
         return Lately(kept * self.bound + bound, kept * self.all + all_)
 
 
-def counted(stocks: Sequence[Stock], mixture: Mixture) -> tuple[int, tuple[float, ...]]:
-    """Give the fleet in whole units of the first kind: those that serve, and for each further one
-    that starts make whole when it was asked for.
-    """
-    serving = sum(
-        w * (each.serving + each.foreign) for w, each in zip(mixture.worth, stocks, strict=True)
-    )
-    ready = int(serving + NEARLY)
-    rest = serving - ready
-    starts = [
-        (at, w) for w, each in zip(mixture.worth, stocks, strict=True) for at in each.starting
-    ]
-    whole = []
-    for at, worth in sorted(starts):
-        rest += worth
-        while rest >= 1.0 - NEARLY:
-            whole.append(at)
-            rest -= 1.0
-    return ready, tuple(whole)
-
-
 def moves(
     target: int,
     stocks: Sequence[Stock],
@@ -112,7 +63,8 @@ def moves(
     now: float,
     is_known: bool = True,
     miss_price: float = 0.0,
-    up_area_s: float = _UP_AREA_S,
+    may_end: bool = True,
+    policy: Policy = _POLICY,
 ) -> tuple[list[Move], Mixed]:
     """Say what to do with each kind until all are worth `target`, and what to remember.
 
@@ -122,8 +74,9 @@ def moves(
     which `miss_price` adds what work costs that is missed until a start serves.
     Starts that are pending are given up before units are drained, the youngest first; of the units
     the dearest for their worth end first. Neither takes away more than is beyond the target.
+    `may_end` False: no trade ends a unit now, for signals are stale.
     """
-    ready, whole = counted(stocks, mixture)
+    ready, whole = counted(memory.trading.without_pending(stocks), mixture)
     have = ready + len(whole)
     worths = [
         w * (each.serving + each.foreign + len(each.starting))
@@ -135,7 +88,7 @@ def moves(
     elapsed = 0.0 if memory.at is None else max(0.0, now - memory.at)
     shortage = memory.shortage + lack * elapsed if lack > NEARLY and is_known else 0.0
     first: list[int] = []
-    if target > have or shortage > up_area_s * max(have, 1):
+    if target > have or shortage > policy.up_area_s * max(have, 1):
         first = to_start(lack, room, mixture, only=mixture.home, miss_price=miss_price)
         shortage = 0.0
     gained = sum(mixture.worth[i] for i in first)
@@ -160,7 +113,20 @@ def moves(
         )
         for i in range(len(stocks))
     ]
-    return done, replace(memory, shortage=shortage, at=now)
+    trading = Trading()
+    if target == have and not first:
+        traded, trading = trade(
+            memory.trading,
+            stocks,
+            mixture,
+            needed_at_home=bound * target,
+            action_s=policy.up_area_s + policy.down_area_s,
+            elapsed_s=elapsed,
+            now=now,
+            may_end=may_end,
+        )
+        done = [traded.get(i, each) for i, each in enumerate(done)]
+    return done, replace(memory, shortage=shortage, at=now, trading=trading)
 
 
 def _ended(

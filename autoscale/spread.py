@@ -13,9 +13,10 @@ from typing import Any
 from autoscale.allocate import Claim, granted
 from autoscale.decide import Decided
 from autoscale.journal import expected_misses
-from autoscale.mixing import Mixed, Move, Stock, counted, moves
+from autoscale.mixing import Mixed, moves
 from autoscale.places import NEARLY
 from autoscale.plan import Guard, Plan
+from autoscale.stock import Move, Stock, counted
 from autoscale.watched import Look, Part
 
 
@@ -109,7 +110,8 @@ def _of_several(
         now=decided.view.at,
         is_known=decided.pool.lately.is_known,
         miss_price=_miss_price(plan),
-        up_area_s=decided.pool.config.policy.up_area_s,
+        may_end=not decided.view.blind,
+        policy=decided.pool.config.policy,
     )
     whys = [_why(i, done, stocks, decided, limits, paused) for i in range(len(looks))]
     parts = tuple(
@@ -119,7 +121,9 @@ def _of_several(
     ready, starting = counted(
         [
             replace(each, starting=(*each.starting, *((plan.at,) * move.start)))
-            for each, move in zip(stocks, done, strict=True)
+            for each, move in zip(
+                decided.pool.mixed.trading.without_pending(stocks), done, strict=True
+            )
         ],
         decided.mixture,
     )
@@ -132,6 +136,8 @@ def _of_several(
         guard = Guard.STUCK
     elif any(move.at_home for move in done) and plan.start == 0:
         guard = Guard.NEAR
+    elif any(move.traded for move in done):
+        guard = Guard.TRADE
     plan = replace(
         plan,
         target=target,
@@ -183,6 +189,8 @@ def _why(
 def _why_done(move: Move, decided: Decided, *, is_cheapest: bool) -> list[str]:
     """Say why a kind starts and ends what it does."""
     found = []
+    if move.traded:
+        return ["a cheaper kind takes over, which saves more by now than its start costs"]
     if move.at_home:
         names = " and ".join(sorted(decided.mixture.bound))
         found.append(f"{decided.bound:.0%} of the work ({names}) may not go to every kind")

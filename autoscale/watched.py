@@ -8,10 +8,11 @@ from autoscale.capacity import Slowness, learned
 from autoscale.config import KindConfig, PoolConfig
 from autoscale.forecast import Weights
 from autoscale.lives import Lives
-from autoscale.mixing import Lately, Mixed, Stock
+from autoscale.mixing import Lately, Mixed
 from autoscale.observe import Standing, TenantSlots
 from autoscale.places import Place
 from autoscale.scaler import PoolScaler
+from autoscale.stock import Stock
 from backends import fleet as fleets
 from backends.capacity import StepLaw
 from backends.fleet import Load, Replica

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from autoscale.mixing import Mixed, Stock, counted, moves
+from autoscale.mixing import Mixed, moves
 from autoscale.replay.sites import Site, mixture_of
+from autoscale.stock import Stock, counted
 from backends.simulated.core import EngineCore
 from backends.simulated.sequences import Event
 from backends.simulated.sequences import Sequence as EngineSequence
@@ -57,7 +58,7 @@ class UnitFleet:
     @property
     def counted(self) -> tuple[int, tuple[float, ...]]:
         """What serves, and when what starts was asked for, in whole units of the first site."""
-        return counted(self._stocks(), self.mixture)
+        return counted(self._mixed.trading.without_pending(self._stocks()), self.mixture)
 
     @property
     def paid(self) -> float:

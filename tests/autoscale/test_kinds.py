@@ -306,3 +306,19 @@ async def test_while_calls_wait_the_kind_that_serves_sooner_starts(
     await fleet.ticks(1, 1.0, waiting_s=waiting_s)
     assert ((await fleet.count())[0] > 0) is bool(waiting_s)
     assert ("with what is missed until it serves" in await fleet.told()) is bool(waiting_s)
+
+
+async def test_the_cheaper_kind_takes_over_once_it_can_be_had_again(redis: Redis) -> None:
+    fleet = Fleet(redis, partial(Ailing, key=OLD, refuses=True))
+    await fleet.ticks(60, 2.0)
+    before, none = await fleet.count()
+    assert (before >= 2, none) == (True, 0)
+    fleet.actuator._refuses = False
+    fleet.actuator._key = ""
+    await fleet.ticks(400, 2.0)
+    near, old = await fleet.count()
+    assert near < before
+    assert near + 0.304 * old >= 2.0
+    text = await fleet.told()
+    assert "bound by  trade: a cheaper kind of hardware takes over what runs" in text
+    assert "a cheaper kind takes over, which saves more by now than its start costs" in text

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from autoscale.mixing import Lately, Mixed, Move, Stock, counted, moves
+from autoscale.mixing import Lately, Mixed, moves
 from autoscale.places import Mixture, Place, to_end, to_start
+from autoscale.stock import Move, Stock, counted
 
 STAY = Move()
 
