@@ -22,6 +22,7 @@ from backends.signals import Counters, Gauges, Signal
 from backends.slo import MLPERF_CLASSES
 
 MODEL = "llama2-70b"
+OTHER = "gpt-oss-120b"
 NEAR, OLD = f"{MODEL}/near", f"{MODEL}/old"
 # At server's limits an MI325X does 0.304 of what an MI355X does.
 CHEAP: dict[str, Any] = {"name": "old", "hardware": "mi325x", "cost": 0.2, "cold_start_s": 60.0}
@@ -33,7 +34,7 @@ def _values(**changes: Any) -> dict[str, Any]:
     policy = {"preset": "balanced", "most": 8}
     kinds = changes.pop("kinds", [{"name": "near", "cold_start_s": 60.0}, CHEAP])
     pool = {"model": MODEL, "policy": policy, "kinds": kinds, **changes.pop("pool", {})}
-    return {"pools": [pool], **changes}
+    return {"pools": [pool, *changes.pop("others", ())], **changes}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ class Fleet:
                 "g",
                 self.clock.at,
                 1.0,
-                {(MODEL, class_name, "t"): counters},
+                {(model, class_name, "t"): counters for model in (MODEL, OTHER)},
                 {(MODEL, class_name): waits} if waiting_s else {},
             )
             await signals.write(self.redis, signal)
@@ -322,3 +323,19 @@ async def test_the_cheaper_kind_takes_over_once_it_can_be_had_again(redis: Redis
     text = await fleet.told()
     assert "bound by  trade: a cheaper kind of hardware takes over what runs" in text
     assert "a cheaper kind takes over, which saves more by now than its start costs" in text
+
+
+async def test_who_has_another_kind_takes_it_where_two_want_the_same_machines(redis: Redis) -> None:
+    """Both models want machines of the first kind; the one that can goes elsewhere for the rest."""
+    dear = {**CHEAP, "cost": 0.5}
+    other = {"model": OTHER, "policy": {"most": 8}}
+    kinds = [{"name": "near", "cold_start_s": 60.0}, dear]
+    fleet = Fleet(redis, kinds=kinds, others=[other], budget={"mi355x": 4, "mi325x": 30})
+    for _ in range(6):
+        await fleet.ticks(10, 3.0)
+        near, old = await fleet.count()
+        assert near + len(await fleet.actuator.units(OTHER)) <= 4
+    assert near + len(await fleet.actuator.units(OTHER)) == 4
+    assert near + 0.304 * old >= 3.0
+    assert "near (mi355x): stay" in await fleet.told()
+    assert "the budget of mi355x is spent" in await fleet.told()
