@@ -6,9 +6,11 @@ import pytest
 
 from autoscale.mixing import Lately, Mixed, moves
 from autoscale.places import Mixture, Place, to_end, to_start
+from autoscale.policy import Policy
 from autoscale.stock import Move, Stock, counted
 
 STAY = Move()
+POLICY = Policy(up_area_s=6.0, down_area_s=80.0)
 
 
 def _mixture(
@@ -26,7 +28,7 @@ ROOM = (Stock(room=100), Stock(room=100))
 def _moves(
     target: int, *stocks: Stock, mixture: Mixture = BOTH, bound: float = 0.0, now: float = 0.0
 ) -> list[Move]:
-    return moves(target, stocks, mixture, Mixed(), bound=bound, now=now)[0]
+    return moves(target, stocks, mixture, Mixed(), bound=bound, now=now, policy=POLICY)[0]
 
 
 def test_the_cheapest_for_its_worth_starts_and_the_rest_is_covered_at_the_least_cost() -> None:
@@ -121,7 +123,9 @@ def test_a_steady_fleet_starts_near_once_the_lack_has_cost_more_than_an_action(
     """One unit of four is lacking for 24 seconds; at half of the work none is lacking at all."""
     stocks, memory, found = (Stock(2, room=9), Stock(2, room=9)), Mixed(), None
     for now in range(0, 600, 10):
-        done, memory = moves(4, stocks, NEAR_ONLY, memory, bound=share, now=float(now))
+        done, memory = moves(
+            4, stocks, NEAR_ONLY, memory, bound=share, now=float(now), policy=POLICY
+        )
         if any(each.acts for each in done):
             found = (float(now), done)
             break
@@ -148,7 +152,7 @@ def test_shares_that_sway_about_a_whole_unit_move_nothing_for_hours() -> None:
         stocks = (Stock(near, room=9), Stock(far, room=9))
         target = 4 if now % 1200 else near + far - (near + far > 4)
         (first, second), memory = moves(
-            target, stocks, NEAR_ONLY, memory, bound=bound, now=float(now)
+            target, stocks, NEAR_ONLY, memory, bound=bound, now=float(now), policy=POLICY
         )
         near, far = near + first.start - first.drain, far + second.start - second.drain
         actions += first.acts + second.acts

@@ -6,9 +6,11 @@ import pytest
 
 from autoscale.mixing import Mixed, moves
 from autoscale.places import Mixture, Place
+from autoscale.policy import Policy
 from autoscale.stock import Move, Stock, counted
 
 STAY = Move()
+POLICY = Policy(up_area_s=6.0, down_area_s=80.0)
 NEW, OLD = Place("new", {}, cost=1.0, start_s=240.0), Place("old", {}, cost=0.1, start_s=240.0)
 HOME = frozenset({0, 1})
 BOTH = Mixture((NEW, OLD), (1.0, 0.5), HOME, frozenset())
@@ -42,7 +44,7 @@ class Fleet:
         ready, whole = counted(settled, self.mixture)
         done, self.memory = moves(
             ready + len(whole) + more, self.stocks, self.mixture, self.memory, bound=bound,
-            now=self.now, may_end=may_end,
+            now=self.now, may_end=may_end, policy=POLICY,
         )  # fmt: skip
         for i, move in enumerate(done):
             self.starting[i] += [self.now] * move.start
