@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from autoscale.actuate.unit import ActuationFailed, Actuator, Unit, UnitState
 from autoscale.decide import Decided
 from autoscale.leader import Held, Leadership
-from autoscale.observe import Standing
-from autoscale.plan import Guard, Plan
+from autoscale.plan import Guard
 from autoscale.swaps import Swaps
+from autoscale.watched import Look, Part
 from backends import autoscaling
 from backends.clock import Clock
 from backends.registry import Registry
@@ -48,45 +48,61 @@ class Actor:
 
     async def act(self, decided: Decided, held: Held, paused: bool) -> str:
         """Do it, or say why not. Raises RedisError."""
-        name, plan = decided.model, decided.plan
+        plan = decided.plan
         if paused:
             return Guard.PAUSED.value
-        if self._approval and plan.acts and not await self._approved(name, plan, held):
+        if self._approval and plan.acts and not await self._approved(decided, held):
             return "waits for approval"
         current = await self._leadership.hold()
         if current is None or current.fence != held.fence:
             return "lost the lease"
-        stand = decided.stand
+        failed = [why for part in decided.parts if (why := await self._do(decided, part))]
+        return f"failed: {'; '.join(failed)}" if failed else "done"
+
+    async def _do(self, decided: Decided, part: Part) -> str:
+        """Do what is to be done with one kind of units; give what went wrong, if anything did."""
+        name, kind, stand = part.key, part.look.kind, part.look.stand
+        several = len(decided.parts) > 1
+        now = self._clock.now()
         try:
-            ended = [*decided.lost, *_given_up(stand, plan)]
+            ended = [*part.look.lost, *_given_up(part)]
             if ended:
                 failed = [u for u in stand.stuck if u.state is UnitState.FAILED]
-                decided.pool.lives.failed(failed, self._clock.now(), self._tick_s)
+                kind.lives.failed(failed, now, self._tick_s)
+                if several and (part.give_up or part.look.has_failed):
+                    kind.lives.avoid(now, kind.cold_start_s)
                 await self._actuator.discard(name, ended)
-            if plan.drain:
-                chosen = self._least_busy(stand.serving, plan.drain)
-                await self._swaps.begin(name, chosen, decided.exchange, self._clock.now())
+            if part.drain:
+                chosen = self._least_busy(stand.serving, part.drain)
+                await self._swaps.begin(name, chosen, decided.exchange, now)
                 await self._actuator.drain(name, chosen)
-            if plan.start:
-                await self._start(decided)
+            if part.start:
+                await self._start(decided, part)
         except (ActuationFailed, OSError) as error:
             _log.error("%s: %s", name, error)
-            return f"failed: {error}"
-        return "done"
+            if several and part.start:
+                kind.lives.avoid(now, kind.cold_start_s)
+            return str(error) or repr(error)
+        return ""
 
-    async def _start(self, decided: Decided) -> None:
+    async def _start(self, decided: Decided, part: Part) -> None:
         """Start units, those in places that swaps have made free noted before and after."""
-        name, plan, exchange = decided.model, decided.plan, decided.exchange
-        placed = exchange.free[: plan.start]
+        name, exchange = part.key, decided.exchange
+        placed = exchange.free[: part.start]
         if placed:
             units = await self._actuator.units(name)
             await self._swaps.asked(exchange.pair, placed, [unit.name for unit in units])
-        await self._actuator.start(name, plan.start)
+        await self._actuator.start(name, part.start)
         await self._swaps.end(exchange.pair, placed)
 
     async def resume_drains(self, decided: Decided) -> None:
         """Go on with drains that a leader before us began and did not end. Raises RedisError."""
-        name, stand = decided.model, decided.stand
+        for look in decided.looks:
+            if look.is_seen:
+                await self._resume(look)
+
+    async def _resume(self, look: Look) -> None:
+        name, stand = look.kind.config.key, look.stand
         key = autoscaling.drains_of(name)
         found: Any = await self._store.smembers(key)
         begun = {each.decode() for each in found}
@@ -104,11 +120,20 @@ class Actor:
         except (ActuationFailed, OSError) as error:
             _log.error("%s: %s", name, error)
 
-    async def _approved(self, pool: str, plan: Plan, held: Held) -> bool:
+    async def _approved(self, decided: Decided, held: Held) -> bool:
         """Say whether an operator has approved this; else propose it."""
+        pool, plan = decided.model, decided.plan
+        kinds = {
+            part.look.kind.config.name: [part.start, part.cancel, part.drain, part.give_up]
+            for part in decided.parts[1:] and decided.parts
+        }
         raw = await self._store.hget(autoscaling.PROPOSALS, pool)
         proposal = json.loads(raw) if raw else None
-        same = proposal is not None and proposal["target"] == plan.target
+        same = (
+            proposal is not None
+            and proposal["target"] == plan.target
+            and proposal.get("kinds", {}) == kinds
+        )
         if same and proposal is not None:
             approved: Any = await self._store.hget(autoscaling.APPROVED, pool)
             if approved is not None and approved.decode() == proposal["id"]:
@@ -126,6 +151,7 @@ class Actor:
             "drain": plan.drain,
             "guard": plan.guard.value,
             "fence": held.fence,
+            **({"kinds": kinds} if kinds else {}),
         }
         await self._store.hset(autoscaling.PROPOSALS, pool, json.dumps(new))
         return False
@@ -141,8 +167,8 @@ class Actor:
         return [unit.name for unit in ordered[:count]]
 
 
-def _given_up(stand: Standing, plan: Plan) -> list[str]:
+def _given_up(part: Part) -> list[str]:
     """Say which pending starts end: the oldest are given up, the youngest are not needed."""
-    by_age = sorted(stand.starting, key=lambda unit: unit.asked_at)
-    kept = len(by_age) - plan.cancel
-    return [unit.name for unit in (*by_age[: plan.give_up], *by_age[max(kept, plan.give_up) :])]
+    by_age = sorted(part.look.stand.starting, key=lambda unit: unit.asked_at)
+    kept = len(by_age) - part.cancel
+    return [unit.name for unit in (*by_age[: part.give_up], *by_age[max(kept, part.give_up) :])]

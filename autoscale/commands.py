@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
@@ -28,6 +28,8 @@ from backends.probe import Prober
 from backends.registry import Registry
 from backends.slo import Class
 from backends.store import connect
+
+Of = TypeVar("Of")
 
 
 class Failed(Exception):
@@ -141,14 +143,14 @@ async def _actuator(
 
     pace = DrainPace(within_s=fleet.drain_within_s)
     if dry or fleet.actuator == "dry":
-        yield DryActuator(clock, cold_start_s=fleet.pools[0].cold_start_s)
+        yield DryActuator(clock, by_pool={k: each.cold_start_s for k, each in fleet.kinds.items()})
     elif fleet.actuator == "docker":
         import aiodocker
 
         from autoscale.actuate.docker import DockerActuator, DockerPool
 
         async with aiodocker.Docker() as docker:
-            pools = {p.model: DockerPool(**p.actuation) for p in fleet.pools}
+            pools = _known(fleet, DockerPool)
             runner = DockerActuator(docker, store, pools, clock=clock, pace=pace)
             try:
                 yield runner
@@ -165,9 +167,9 @@ async def _actuator(
         except kube.ConfigException:
             await kube.load_kube_config()
         async with client.ApiClient() as connection:
-            by_model = {p.model: KubernetesPool(**p.actuation) for p in fleet.pools}
+            by_key = _known(fleet, KubernetesPool)
             scaler = KubernetesActuator(
-                ClientApi(connection), store, by_model, clock=clock, pace=pace
+                ClientApi(connection), store, by_key, clock=clock, pace=pace
             )
             try:
                 yield scaler
@@ -175,6 +177,18 @@ async def _actuator(
                 await scaler.close()
     else:
         raise Failed("local processes are scaled by `sluice up --autoscale`", 2)
+
+
+def _known(fleet: configuration.FleetConfig, make: Callable[..., Of]) -> dict[str, Of]:
+    """Give what an actuator needs to know of each kind, by its key; raises Failed."""
+    found = {}
+    for key, kind in fleet.kinds.items():
+        try:
+            found[key] = make(**kind.actuation)
+        except TypeError as error:
+            said = str(error).removeprefix(f"{make.__name__}.__init__() ")
+            raise Failed(f"{key}: actuation of {fleet.actuator}: {said}", 2) from error
+    return found
 
 
 def plan(arguments: Sequence[str]) -> int:

@@ -1,18 +1,30 @@
 """What is to be scaled, by whom and within which bounds? The autoscaler's own file (YAML)."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from autoscale.places import MOST
 from autoscale.policy import BadPolicy, Policy, from_mapping
 from backends import measured
 from backends.hardware import UnknownHardware
 from backends.measured import BUILT_IN, BadProfile, Profiles
 
 ACTUATORS = ("dry", "process", "docker", "kubernetes")
+_NAMED = ("docker", "kubernetes")  # which find units by what `actuation` says
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+# The least that a kind's numbers may be, and whether they are whole.
+_BOUNDS = {
+    "replicas_per_unit": (1, True),
+    "most": (0, True),
+    "cost": (1e-9, False),
+    "cold_start_s": (1e-3, False),
+    "rtt_s": (0, False),
+}
 
 
 class BadConfig(ValueError):
@@ -20,10 +32,32 @@ class BadConfig(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class KindConfig:
+    """One kind of unit that a pool may run: on which hardware, of how many replicas, what it costs
+    while it is there, how many there may be, how long a start takes and how far it is.
+
+    `key` is the name by which the actuator knows it, `actuation` what the actuator needs to know.
+    `site` is where its replicas say that they stand, None: it is not looked at.
+    """
+
+    name: str
+    key: str = ""
+    hardware: str = "mi355x"
+    replicas_per_unit: int = 1
+    cost: float = 1.0
+    most: int = MOST
+    cold_start_s: float = 240.0
+    rtt_s: float = 0.0
+    site: str | None = None
+    actuation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolConfig:
     """One pool: a model on a kind of hardware, in units of some replicas.
 
-    `actuation` is what the actuator needs to know of it.
+    `actuation` is what the actuator needs to know of it. With `kinds` its units may be of several
+    kinds; what is above them is then the first's, in whose units the policy counts.
     """
 
     model: str
@@ -32,6 +66,20 @@ class PoolConfig:
     cold_start_s: float = 240.0
     policy: Policy = field(default_factory=Policy)
     actuation: Mapping[str, Any] = field(default_factory=dict)
+    kinds: tuple[KindConfig, ...] = ()
+
+    @property
+    def every_kind(self) -> tuple[KindConfig, ...]:
+        """Its kinds; of a pool that lists none, the one that it is of."""
+        alone = KindConfig(
+            self.hardware,
+            key=self.model,
+            hardware=self.hardware,
+            replicas_per_unit=self.replicas_per_unit,
+            cold_start_s=self.cold_start_s,
+            actuation=self.actuation,
+        )
+        return self.kinds or (alone,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +113,11 @@ class FleetConfig:
     drain_within_s: float = 900.0
     shared: tuple[SharedConfig, ...] = ()
     profiles: Profiles = BUILT_IN
+
+    @property
+    def kinds(self) -> Mapping[str, KindConfig]:
+        """All kinds of all pools, by the key under which the actuator knows them."""
+        return {kind.key: kind for pool in self.pools for kind in pool.every_kind}
 
     @property
     def least(self) -> Mapping[str, int]:
@@ -102,6 +155,14 @@ def parse(values: Any, directory: Path = Path()) -> FleetConfig:
     models = [pool.model for pool in pools]
     if len(set(models)) < len(models):
         raise BadConfig("a model may have one pool only: two autoscalers on one pool would fight")
+    keys = [kind.key for pool in pools for kind in pool.every_kind]
+    if len(set(keys)) < len(keys):
+        raise BadConfig("a kind is known as MODEL/NAME, which is another pool's model")
+    if actuator in _NAMED:
+        for i, pool in enumerate(pools):
+            named = [kind.actuation for kind in pool.kinds]
+            if any(each in named[:n] for n, each in enumerate(named)):
+                raise BadConfig(f"pools[{i}].kinds: with {actuator} each needs its own `actuation`")
     shared = tuple(
         _shared(each, pools, f"shared[{i}]") for i, each in enumerate(values.get("shared") or ())
     )
@@ -120,6 +181,8 @@ def _pool(values: Any, where: str, profiles: Profiles) -> PoolConfig:
         raise BadConfig(f"{where}: `model` is missing")
     _only(values, PoolConfig, f"{where}.")
     given = dict(values)
+    if "kinds" in given:
+        given |= _kinds(given, where, profiles)
     try:
         given["policy"] = from_mapping(given.get("policy") or {})
     except BadPolicy as error:
@@ -131,6 +194,52 @@ def _pool(values: Any, where: str, profiles: Profiles) -> PoolConfig:
     return pool
 
 
+def _kinds(values: Mapping[str, Any], where: str, profiles: Profiles) -> dict[str, Any]:
+    """Give what `kinds` say of a pool: them, and as the pool's own what the first one says."""
+    for key in ("hardware", "replicas_per_unit", "cold_start_s", "actuation"):
+        if key in values:
+            raise BadConfig(f"{where}.{key}: belongs into each of `kinds` where a pool lists them")
+    listed = values["kinds"]
+    if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
+        raise BadConfig(f"{where}.kinds: must list at least one kind")
+    model = values["model"]
+    kinds = [_kind(each, model, f"{where}.kinds[{i}]", profiles) for i, each in enumerate(listed)]
+    if len({kind.name for kind in kinds}) < len(kinds):
+        raise BadConfig(f"{where}.kinds: two have the same name")
+    if kinds[0].rtt_s > min(kind.rtt_s for kind in kinds):
+        raise BadConfig(
+            f"{where}.kinds: the first must be the nearest; policies count in its units"
+        )
+    of = kinds[0]
+    return {
+        "kinds": tuple(kinds),
+        "hardware": of.hardware,
+        "replicas_per_unit": of.replicas_per_unit,
+        "cold_start_s": max(kind.cold_start_s for kind in kinds),
+        "actuation": of.actuation,
+    }
+
+
+def _kind(values: Any, model: str, where: str, profiles: Profiles) -> KindConfig:
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        raise BadConfig(f"{where}: `name` is missing")
+    _only(values, KindConfig, f"{where}.", hidden=("key",))
+    if not _NAME.fullmatch(values["name"]):
+        raise BadConfig(f"{where}.name: {values['name']!r}: letters, digits, '.', '_' and '-' only")
+    for key, (least, whole) in _BOUNDS.items():
+        value = values.get(key, 1)
+        is_number = isinstance(value, int if whole else int | float) and value is not True
+        if not is_number or value < least:
+            a = "a whole number" if whole else "a number"
+            raise BadConfig(f"{where}.{key}: must be {a}, {least} or more; it is {value!r}")
+    if not isinstance(values.get("actuation") or {}, Mapping):
+        raise BadConfig(f"{where}.actuation: must be a mapping")
+    given = {**values, "actuation": values.get("actuation") or {}}
+    kind = KindConfig(**given, key=f"{model}/{values['name']}")
+    profiles.hardware(kind.hardware)
+    return kind
+
+
 def _shared(values: Any, pools: tuple[PoolConfig, ...], where: str) -> SharedConfig:
     if not isinstance(values, Mapping) or not {"calls", "jobs"} <= values.keys():
         raise BadConfig(f"{where}: `calls` and `jobs` must each name a pool's model")
@@ -140,6 +249,8 @@ def _shared(values: Any, pools: tuple[PoolConfig, ...], where: str) -> SharedCon
     for model in (shared.calls, shared.jobs):
         if model not in by_model:
             raise BadConfig(f"{where}: no pool has the model {model!r}")
+    if by_model[shared.calls].kinds or by_model[shared.jobs].kinds:
+        raise BadConfig(f"{where}: a pool that lists `kinds` shares its machines with none")
     if by_model[shared.calls].hardware != by_model[shared.jobs].hardware:
         raise BadConfig(f"{where}: both pools must be of the same hardware")
     if shared.swap_s <= 0 or shared.empties_s < 0:
@@ -147,8 +258,11 @@ def _shared(values: Any, pools: tuple[PoolConfig, ...], where: str) -> SharedCon
     return shared
 
 
-def _only(values: Mapping[str, Any], kind: type, where: str) -> None:
-    known = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+def _only(
+    values: Mapping[str, Any], kind: type, where: str, *, hidden: Collection[str] = ()
+) -> None:
+    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    known = [name for name in names if name not in hidden]
     for key in values:
         if key not in known:
             raise BadConfig(f"{where}{key}: unknown; there are {', '.join(known)}")

@@ -3,82 +3,70 @@
 observe -> forecast -> plan for one pool; `loop` does it for each and shares the budget out.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
-from autoscale.actuate.unit import Actuator
-from autoscale.allocate import Claim
-from autoscale.capacity import Slowness, class_share, learned, slower
-from autoscale.config import PoolConfig
-from autoscale.forecast import Forecast, Weights
-from autoscale.journal import expected_misses
-from autoscale.lives import Lives
-from autoscale.observe import Arrived, Standing, TenantSlots, row_of, standing, view_of
+from autoscale.actuate.unit import ActuationFailed, Actuator
+from autoscale.capacity import class_share, slower
+from autoscale.forecast import Forecast
+from autoscale.mixing import Mixed
+from autoscale.observe import Arrived, Standing, row_of, standing, view_of
+from autoscale.places import Mixture
 from autoscale.plan import Guard, Plan, PoolView
-from autoscale.scaler import PoolScaler
 from autoscale.sharing import backlog_of, jobs_need
+from autoscale.stock import counted
 from autoscale.swaps import Exchange
 from autoscale.traces import Floats
+from autoscale.watched import Look, Part, WatchedKind, WatchedPool, owner
 from backends.backlogs import PoolBacklog
-from backends.capacity import StepLaw
 from backends.clock import Clock
-from backends.fleet import Fleet, Load
 from backends.hardware import Profile
 from backends.measured import BUILT_IN, Profiles
 from backends.registry import Registry
 from backends.slo import Class
 
-
-@dataclass(slots=True)
-class WatchedPool:
-    """What is kept of a pool from tick to tick."""
-
-    config: PoolConfig
-    scaler: PoolScaler
-    slots: TenantSlots
-    cold_start_s: float
-    slowness: Slowness = field(default_factory=Slowness)
-    loads: dict[str, Load] = field(default_factory=dict)
-    served_at: dict[str, float] = field(default_factory=dict)
-    lives: Lives = field(default_factory=Lives)
-    last_call_at: float = 0.0
-    least_start_s: float = 0.0  # what took less was a swap, and says nothing of a cold start
-
-    @classmethod
-    def of(
-        cls, config: PoolConfig, weights: Weights, *, tick_s: float, now: float
-    ) -> "WatchedPool":
-        """Begin with what is configured; nothing has been seen of it yet."""
-        slots = TenantSlots()
-        scaler = PoolScaler(
-            slots.length,
-            config.policy,
-            weights=weights,
-            cold_start_s=config.cold_start_s,
-            tick_s=tick_s,
-        )
-        return cls(config, scaler, slots, config.cold_start_s, last_call_at=now)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A pool's decision with what it stands on; `lost` are the units to be ended beside it, and
-    `exchange` says what of it belongs to swaps.
+    """A pool's decision with what it stands on; `bound` is the share of its work that may not go to
+    every kind, `parts` are what is done with each kind (`spread`), and `exchange` says what of it
+    belongs to swaps.
     """
 
     pool: WatchedPool
     plan: Plan
     view: PoolView
     forecast: Forecast
-    stand: Standing
+    looks: tuple[Look, ...]
     row: Floats
-    lost: tuple[str, ...] = ()
+    mixture: Mixture
+    bound: float = 0.0
+    parts: tuple[Part, ...] = ()
     exchange: Exchange = field(default_factory=Exchange)
 
     @property
     def model(self) -> str:
         """The pool's model."""
         return self.pool.config.model
+
+    @property
+    def stand(self) -> Standing:
+        """How the units of its first kind stand."""
+        return self.looks[0].stand
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The units that are to be ended because they failed or answer no more."""
+        return tuple(name for look in self.looks for name in look.lost)
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is to be done."""
+        return any(part.acts for part in self.parts)
 
     def within(self, grant: int, guard: Guard = Guard.BUDGET) -> "Decided":
         """Cut its plan to the starts that are granted: by its hardware's budget, or by a pause."""
@@ -121,77 +109,105 @@ class Decider:
         """
         now = self._clock.now()
         config = pool.config
-        fleet = self._registry.fleet
-        units = await self._actuator.units(config.model)
-        routable = {s.replica.id for s in fleet.pool(config.model).routable}
-        units, took = pool.lives.watch(units, routable, now)
-        for start_s in took:
-            if pool.least_start_s < start_s < 10 * pool.cold_start_s:
-                pool.cold_start_s += 0.3 * (start_s - pool.cold_start_s)
-        known = self._profiles.profile(config.model, config.hardware)
-        _learn_law(pool, fleet, known.law, now)
-        shares = self.shares(pool, known)
-        stand = standing(
-            units,
-            fleet.pool(config.model),
-            now=now,
-            cold_start_s=pool.cold_start_s,
-        )
-        work = row_of(arrived, shares, replicas_per_unit=config.replicas_per_unit)
+        seen = [await self._list(kind, alone=len(pool.kinds) == 1) for kind in pool.kinds]
+        looks = self._look(pool, seen, now, blind)
+        first = looks[0]
+        mixture = Mixture.of([look.place for look in looks], self._classes, config.model)
+        work = row_of(arrived, first.shares, replicas_per_unit=config.replicas_per_unit)
         due = backlog_of(backlog, config.replicas_per_unit)
         if arrived.offered or arrived.waiting_work_s or due:
             pool.last_call_at = now
         view = view_of(
-            stand,
+            first.stand,
             arrived,
             sum(work.values()),
-            shares,
+            first.shares,
             now=now,
             blind=blind,
             cold_start_s=pool.cold_start_s,
             last_call_at=pool.last_call_at,
             deferrable=jobs_need(due, cold_start_s=pool.cold_start_s, now=now),
         )
+        if len(looks) > 1:
+            view = _of_all(view, looks, mixture, pool.mixed)
+            tight = {each: of for each, of in arrived.work_s.items() if each[0] in mixture.bound}
+            bound = row_of(
+                replace(arrived, work_s=tight),
+                first.shares,
+                replicas_per_unit=config.replicas_per_unit,
+            )
+            pool.lately = pool.lately.after(
+                sum(bound.values()), sum(work.values()), arrived.elapsed_s
+            )
         row = pool.slots.row(work)
         plan = pool.scaler.step(view, row)
         forecast = pool.scaler.last_forecast
         assert forecast is not None  # noqa: S101 - step has just made it
-        lost = pool.lives.lost(stand.stuck, now, blind=blind)
-        return Decided(pool, plan, view, forecast, stand, row, lost)
+        return Decided(
+            pool,
+            plan,
+            view,
+            forecast,
+            tuple(looks),
+            row,
+            mixture,
+            pool.lately.share if mixture.bound else 0.0,
+        )
 
-    def shares(self, pool: WatchedPool, known: Profile) -> Mapping[str, float]:
+    async def _list(self, kind: WatchedKind, *, alone: bool) -> bool:
+        """List a kind's units; False where they cannot be listed and others are there to go on
+        with.
+        """
+        try:
+            kind.units = tuple(await self._actuator.units(kind.config.key))
+        except (ActuationFailed, OSError) as error:
+            if alone:
+                raise
+            _log.error("%s: its units cannot be listed: %s", kind.config.key, error)
+            return False
+        return True
+
+    def _look(self, pool: WatchedPool, seen: Sequence[bool], now: float, blind: bool) -> list[Look]:
+        """Look at each kind, and learn from what its replicas report."""
+        of = self._registry.fleet.pool(pool.config.model)
+        routable = {s.replica.id for s in of.routable}
+        ours = {id_ for kind in pool.kinds for unit in kind.units for id_ in unit.replicas}
+        owners = [owner(s.replica, pool.kinds) for s in of.routable]
+        looks = []
+        for i, kind in enumerate(pool.kinds):
+            units, took = kind.lives.watch(kind.units, routable, now)
+            for start_s in took:
+                kind.learn_start(start_s)
+            mine = [s for s, owns in zip(of.routable, owners, strict=True) if owns == i]
+            known = self._profiles.profile(pool.config.model, kind.config.hardware)
+            kind.learn_law(mine, known.law, now)
+            stand = replace(
+                standing(units, of, now=now, cold_start_s=kind.cold_start_s),
+                foreign=sum(s.replica.id not in ours for s in mine),
+            )
+            lost = kind.lives.lost(stand.stuck, now, blind=blind) if seen[i] else ()
+            oldest = now - pool.config.policy.stuck_factor * kind.cold_start_s
+            late = [u for u in stand.starting if u.asked_at <= oldest]
+            looks.append(Look(kind, stand, self.shares(kind, known), lost, tuple(late), seen[i]))
+        return looks
+
+    def shares(self, kind: WatchedKind, known: Profile) -> Mapping[str, float]:
         """Give the work per second of a replica, in the seconds that gateways count work in."""
-        slow = pool.slowness.factor * slower(known)
+        slow = kind.slowness.factor * slower(known)
         return {
-            name: class_share(known.law, promise, pool.config.model) / slow
+            name: class_share(known.law, promise, known.model) / slow
             for name, promise in self._classes.items()
         }
 
 
-def claim_of(decided: Decided) -> Claim:
-    """Say what it asks of the budget of its hardware, and what each start is worth."""
-    stand, forecast, plan = decided.stand, decided.forecast, decided.plan
-    present = sum(
-        len(group) for group in (stand.serving, stand.starting, stand.draining, stand.stuck)
+def _of_all(view: PoolView, looks: Sequence[Look], mixture: Mixture, mixed: Mixed) -> PoolView:
+    """Give what is seen of all kinds, in units of the first."""
+    stocks = mixed.trading.without_pending([look.stock(inf) for look in looks])
+    ready, starting = counted(stocks, mixture)
+    return replace(
+        view,
+        ready=ready,
+        starting=starting,
+        draining=sum(len(look.stand.draining) for look in looks),
+        stuck=sum(len(look.stand.stuck) for look in looks),
     )
-    have = len(stand.serving) + len(stand.starting)
-
-    def worth(more: int) -> float:
-        gain = expected_misses(forecast, have + more - 1) - expected_misses(forecast, have + more)
-        return plan.price * gain
-
-    config = decided.pool.config
-    return Claim(config.model, config.hardware, present + stand.foreign, plan.start, worth)
-
-
-def _learn_law(pool: WatchedPool, fleet: Fleet, law: StepLaw, now: float) -> None:
-    for each in fleet.pool(pool.config.model).routable:
-        id_, load = each.replica.id, each.load
-        pool.served_at.setdefault(id_, now)
-        before = pool.loads.get(id_)
-        if load is None or (before is not None and before.at >= load.at):
-            continue
-        if before is not None:
-            serving_s = now - pool.served_at[id_]
-            pool.slowness = learned(pool.slowness, law, before, load, serving_s=serving_s)
-        pool.loads[id_] = load

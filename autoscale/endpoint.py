@@ -40,6 +40,18 @@ class Gauges:
             gauge("stuck_units", "Units that do not serve").labels(pool).set(view.stuck)
             gauge("level_units", "Work of the last minute").labels(pool).set(forecast.level)
             gauge("wanted_units", "The forecast's quantile").labels(pool).set(plan.wanted)
+            for part in last.parts if len(last.parts) > 1 else ():
+                name = part.look.kind.config.name
+                stand = part.look.stand
+                for state, units in (
+                    ("ready", len(stand.serving) + stand.foreign),
+                    ("starting", len(stand.starting)),
+                    ("draining", len(stand.draining)),
+                    ("stuck", len(stand.stuck)),
+                ):
+                    gauge(
+                        "kind_units", "Units of one of several kinds", ("pool", "kind", "state")
+                    ).labels(pool, name, state).set(units)
             gauge("price", "What a miss costs in running").labels(pool).set(plan.price)
             gauge("blind", "1 while signals are stale").labels(pool).set(float(view.blind))
             gauge("cold_start_seconds", "As observed").labels(pool).set(view.cold_start_s)
@@ -70,6 +82,7 @@ async def serving(
                 "guard": last.plan.guard.value,
                 "blind": last.view.blind,
                 "at": last.plan.at,
+                "kinds": {part.look.kind.config.name: part.target for part in last.parts},
             }
         )
 

@@ -14,6 +14,8 @@ _GUARDS = {
     "floor": "the least number and the spare units",
     "budget": "the budget of units",
     "stuck": "a start took too long and was given up",
+    "near": "calls that may not go to every kind of hardware lacked units",
+    "trade": "a cheaper kind of hardware takes over what runs",
     "swap": "a unit changes its model: calls lack it, or jobs can use it",
     "deadline": "deferrable work would have missed its deadline",
     "wake": "somebody called and nothing was there",
@@ -38,6 +40,7 @@ def told(record: Mapping[str, Any]) -> str:
         f" {forecast['budget_spent']:+.0%} of plan",
         f"  bound by  {record['guard']}: {_GUARDS.get(record['guard'], '')}",
     ]
+    lines += [_kind(each) for each in record.get("kinds", ())]
     chosen = next((a for a in record["alternatives"] if a["units"] == record["target"]), None)
     for other in record["alternatives"]:
         if chosen is None or other is chosen:
@@ -51,9 +54,24 @@ def told(record: Mapping[str, Any]) -> str:
 
 
 def _action(record: Mapping[str, Any]) -> str:
+    kinds = record.get("kinds", ())
+    first = f" of {kinds[0]['name']}'s worth" if kinds else ""
+    return f"{_done(record)} -> {record['target']} units{first}"
+
+
+def _kind(kind: Mapping[str, Any]) -> str:
+    """Tell what is done with one of several kinds, and why."""
+    return (
+        f"  kind      {kind['name']} ({kind['hardware']}): {_done(kind)}; {kind['serving']} ready,"
+        f" {kind['starting']} starting, {kind['draining']} draining, {kind['stuck']} stuck;"
+        f" a unit is worth {kind['worth']:.2f}, {kind['price']:.2f} each; {kind['why']}"
+    )
+
+
+def _done(record: Mapping[str, Any]) -> str:
     parts = [
         f"{word} {record[word]}" for word in ("start", "cancel", "drain", "give_up") if record[word]
     ]
     if record.get("ended"):
         parts.append(f"end {record['ended']} that failed or answered no more")
-    return f"{', '.join(parts) or 'stay'} -> {record['target']} units"
+    return ", ".join(parts) or "stay"

@@ -50,16 +50,29 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """What is the same for every rule."""
+class Times:
+    """How long starts, drains and waits for a first token take, in seconds; starts vary by a
+    lognormal factor of mean 1 whose sigma is `jitter`, drawn from `seed`.
+    """
 
     cold_start_s: float = 240.0
     jitter: float = 0.3
     drain_s: float = 60.0
     patience_s: float = 0.45
+    seed: int = 1
+
+    def start_s(self, rng: np.random.Generator) -> float:
+        """Draw how long a start takes."""
+        factor = rng.lognormal(-self.jitter * self.jitter / 2, self.jitter)
+        return float(self.cold_start_s * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class World(Times):
+    """What is the same for every rule."""
+
     sheds: bool = True
     faults: Faults = Faults()
-    seed: int = 1
     most_units: int = 1_000
 
 
@@ -92,6 +105,13 @@ def replay(series: DemandSeries, scaler: Scaler, world: World) -> Outcome:
         target = scaler.decide(view, rows[tick] / run.known_speed)
         run.act(target, (tick + 1) * tick_s)
     return run.outcome()
+
+
+def worst_ten_minutes(missed: Floats, offered: Floats, tick_s: float) -> float:
+    """Give the least share of offered work that any ten minutes kept, by ticks; 1 without any."""
+    windows = np.arange(0, len(missed), round(600.0 / tick_s))
+    lost, came = np.add.reduceat(missed, windows), np.add.reduceat(offered, windows)
+    return 1.0 - float((lost / np.maximum(came, 1e-9)).max(initial=0.0))
 
 
 class _Run:
@@ -188,11 +208,6 @@ class _Run:
         """Sum up."""
         offered = self._series.total_s
         missed = np.array(self._missed)
-        per = round(600.0 / self._tick_s)
-        windows = np.arange(0, len(missed), per)
-        by_window = np.add.reduceat(missed, windows)
-        in_window = np.add.reduceat(offered, windows)
-        worst = 1.0 - float((by_window / np.maximum(in_window, 1e-9)).max(initial=0.0))
         days = len(missed) * self._tick_s / 86_400.0
         return Outcome(
             attainment=1.0 - float(missed.sum() / max(offered.sum(), 1e-9)),
@@ -200,7 +215,7 @@ class _Run:
             starting_s=self._starting_units * self._tick_s,
             actions_per_day=self._actions / days,
             starts_per_day=self._starts / days,
-            worst_ten_minutes=worst,
+            worst_ten_minutes=worst_ten_minutes(missed, offered, self._tick_s),
             most_backlog_s=self._most_backlog_s,
             units=self._units,
         )
@@ -223,8 +238,7 @@ class _Run:
     def _start(self, now: float) -> None:
         world = self._world
         speed = world.faults.slow_speed if self._rng.random() < world.faults.slow_share else 1.0
-        sigma = world.jitter
-        takes = world.cold_start_s * self._rng.lognormal(-sigma * sigma / 2, sigma)
+        takes = world.start_s(self._rng)
         if self._rng.random() < world.faults.failed_share:
             takes = math.inf
         self._starting.append((now + takes, now, speed))

@@ -61,11 +61,14 @@ def entry(
     fence: int,
     done: str,
     ended: int = 0,
+    kinds: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Put a decision into plain values; `done` says what became of it, `ended` counts the units
-    that were ended because they had failed or answered no more.
+    that were ended because they had failed or answered no more, `kinds` tells what is done with
+    each kind of a pool that has several (what is counted in units is then in those of the first).
     """
     return {
+        **({"kinds": list(kinds)} if kinds else {}),
         "at": plan.at,
         "pool": pool,
         "fence": fence,

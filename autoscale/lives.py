@@ -78,3 +78,11 @@ class Lives:
                 self._failures += 1
                 pause_s = min(tick_s * 2.0**self._failures, LONGEST_PAUSE_S)
                 self.retry_at = now + pause_s
+
+    def avoid(self, now: float, least_s: float) -> None:
+        """Let no start follow for a while on one that failed, took too long or was refused, since
+        units of another kind can be started meanwhile.
+        """
+        pause_s = min(least_s * 2.0**self._failures, max(least_s, LONGEST_PAUSE_S))
+        self._failures += 1
+        self.retry_at = max(self.retry_at, now + pause_s)

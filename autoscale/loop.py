@@ -13,16 +13,16 @@ from redis.exceptions import RedisError
 
 from autoscale.act import Actor
 from autoscale.actuate.unit import ActuationFailed, Actuator
-from autoscale.allocate import granted
 from autoscale.config import FleetConfig
-from autoscale.decide import Decided, Decider, WatchedPool, claim_of
+from autoscale.decide import Decided, Decider
 from autoscale.forecast import load_weights
 from autoscale.journal import Journal, entry
 from autoscale.leader import Held, Leadership
 from autoscale.observe import Arrived, SignalReader
-from autoscale.plan import Guard
 from autoscale.shared_pools import SharedPools
+from autoscale.spread import kinds_of, spread
 from autoscale.swaps import Swaps
+from autoscale.watched import WatchedPool
 from backends import autoscaling, backlogs, signals
 from backends.backlogs import PoolBacklog
 from backends.clock import Clock
@@ -127,12 +127,12 @@ class Autoscaler:
             decided, over = shared.replanned(decided, waiting, changes)
             if held is not None:
                 await self._swaps.end(shared.calls, over)
+        decided = spread(decided, self.config.budget, self._clock.now())
         self.last = {each.model: each for each in decided}
         if held is None:
             return
-        grants = granted([claim_of(each) for each in decided], self.config.budget)
         for each in decided:
-            await self._carry_out(each, grants[each.model], held, control.paused_at is not None)
+            await self._carry_out(each, held, control.paused_at is not None)
 
     async def _decide(
         self,
@@ -150,16 +150,13 @@ class Autoscaler:
             _log.error("%s: its units cannot be listed; nothing is done: %s", name, error)
             return None
 
-    async def _carry_out(self, decided: Decided, grant: int, held: Held, paused: bool) -> None:
+    async def _carry_out(self, decided: Decided, held: Held, paused: bool) -> None:
         if not paused:
             await self._actor.resume_drains(decided)
-        bounded = decided.within(grant)
-        if self._clock.now() < decided.pool.lives.retry_at:
-            bounded = bounded.within(0, Guard.STUCK)
         done = "steady"
-        if bounded.plan.acts or bounded.lost:
-            done = await self._actor.act(bounded, held, paused)
-        await self._write(bounded, held, done)
+        if decided.acts:
+            done = await self._actor.act(decided, held, paused)
+        await self._write(decided, held, done)
 
     async def _write(self, decided: Decided, held: Held, done: str) -> None:
         record = entry(
@@ -171,7 +168,8 @@ class Autoscaler:
             fence=held.fence,
             done=done,
             ended=len(decided.lost),
+            kinds=kinds_of(decided),
         )
         await self._journal.state(decided.model, record)
-        if decided.plan.acts or decided.lost:
+        if decided.acts:
             await self._journal.write(record)

@@ -25,6 +25,8 @@ class Guard(StrEnum):
     FLOOR = "floor"  # least, spare units
     BUDGET = "budget"  # most
     STUCK = "stuck"  # a start was given up
+    NEAR = "near"  # calls that may not go to every kind of hardware lack units
+    TRADE = "trade"  # a cheaper kind of hardware takes over
     SWAP = "swap"  # a unit changes its model
     DEADLINE = "deadline"  # deferrable work would be late
     WAKE = "wake"  # from zero: somebody calls

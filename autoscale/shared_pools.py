@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoscale.config import SharedConfig
-from autoscale.decide import Decided, WatchedPool
+from autoscale.decide import Decided
 from autoscale.forecast import Weights
 from autoscale.plan import Guard, Plan, PoolView
 from autoscale.sharing import FillerView, Shared, SharedScaler, Swap, backlog_of
 from autoscale.swaps import Change, Exchange, Underway, underway
+from autoscale.watched import WatchedPool
 from backends.backlogs import PoolBacklog
 
 STARTS_OF_A_SWAP = 3.0  # cold starts that it may last, after the longest drain
@@ -44,7 +45,7 @@ class SharedPools:
         calls = pools[config.calls]
         for model in (config.calls, config.jobs):
             pool = pools[model]
-            pool.least_start_s = math.sqrt(config.swap_s * pool.config.cold_start_s)
+            pool.kinds[0].least_start_s = math.sqrt(config.swap_s * pool.config.cold_start_s)
         scaler = SharedScaler(
             calls.slots.length,
             calls.config.policy,

@@ -15,6 +15,7 @@ import numpy as np
 
 from autoscale.allocate import Backlog
 from autoscale.demand import DemandSeries
+from autoscale.fluid import Times, worst_ten_minutes
 from autoscale.plan import PoolView
 from autoscale.policy import Policy
 from autoscale.sharing import FillerView, Shared
@@ -35,15 +36,10 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedWorld:
-    """What is the same for every rule; times in seconds, jitter as in `fluid.World`."""
+class SharedWorld(Times):
+    """What is the same for every rule; a swap takes `swap_s` once its unit is empty."""
 
-    cold_start_s: float = 240.0
     swap_s: float = 60.0
-    jitter: float = 0.3
-    drain_s: float = 60.0
-    patience_s: float = 0.45
-    seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +146,8 @@ class _Run:
             self._actions += 1
         self._swaps += moves.to_calls + moves.to_jobs
         for number in range(moves.start):
-            sigma = self._world.jitter
-            takes = self._world.cold_start_s * self._rng.lognormal(-sigma * sigma / 2, sigma)
-            self._coming.append(_Coming(now + takes, number < moves.start_jobs, now))
+            takes_s = self._world.start_s(self._rng)
+            self._coming.append(_Coming(now + takes_s, number < moves.start_jobs, now))
         self._busy.sort()
         for _ in range(min(moves.to_calls, len(self._busy))):
             free_at = max(self._busy.pop(0), now)
@@ -169,10 +164,6 @@ class _Run:
         """Sum up; jobs that are still waiting and not yet due count as neither."""
         offered = self._series.total_s
         missed = np.array(self._missed)
-        per = round(600.0 / self._tick_s)
-        windows = np.arange(0, len(missed), per)
-        lost = np.add.reduceat(missed, windows)
-        came = np.add.reduceat(offered, windows)
         days = len(missed) * self._tick_s / 86_400.0
         end = len(missed) * self._tick_s
         overdue = sum(1 for at in self._queue if at + self._jobs.within_s < end)
@@ -185,7 +176,7 @@ class _Run:
             self._swapped * self._tick_s,
             self._swaps / days,
             self._actions / days,
-            1.0 - float((lost / np.maximum(came, 1e-9)).max(initial=0.0)),
+            worst_ten_minutes(missed, offered, self._tick_s),
             self._worst_of_jobs(end),
             judged,
             self._done * self._jobs.service_s,

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from autoscale.sharing import JobsScaler
 from autoscale.traces import FORMATS, Arrival, drawn, read_arrivals, read_servegen
 from backends.capacity import Mix, work_s
 from backends.hardware import profile
-from backends.slo import MLPERF_CLASSES
+from backends.slo import MLPERF_CLASSES, Class
 
 # Longer windows run as a fluid unless the level is asked for.
 REQUEST_LEVEL_S = 3600.0
@@ -52,9 +52,19 @@ def scaler_named(
     raise BadPolicy(f"no policy {name!r}; there are {known}")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Replay a trace under a policy; print and write what came of it."""
-    options = _parser().parse_args(arguments)
+def main(
+    arguments: Sequence[str],
+    common: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    classes_of: Callable[[argparse.Namespace], Sequence[Class]] = lambda _: MLPERF_CLASSES,
+) -> int:
+    """Replay a trace under a policy; print and write what came of it.
+
+    `common` adds the options by which `classes_of` finds the classes; without them: MLPerf's.
+    """
+    parser = _parser()
+    common(parser)
+    options = parser.parse_args(arguments)
+    options.classes = classes_of(options)
     started = time.perf_counter()
     to_s = math.inf if options.to_s is None else options.to_s
     level = options.level
@@ -130,9 +140,10 @@ def _request(options: argparse.Namespace, to_s: float) -> dict[str, Any]:
     if not arrivals:
         print("no calls in that time", file=sys.stderr)
         return {"classes": {}}
-    kind = kind_for(arrivals, options.mean_units)
+    kind = kind_for(arrivals, options.mean_units, options.classes)
+    tightest = min(options.classes, key=lambda each: each.rank).name
     series = from_arrivals([_moved(a, -arrivals[0].at_s) for a in arrivals], kind.law).scaled(
-        1.0 / (kind.share("interactive") * TICK_S)
+        1.0 / (kind.share(tightest) * TICK_S)
     )
     scaler = scaler_named(options.policy, series, options.cold_start, tenants=64)
     first = max(1, math.ceil(float(series.total_s[:6].mean()) * 1.05))
@@ -145,6 +156,7 @@ def _request(options: argparse.Namespace, to_s: float) -> dict[str, Any]:
         cold_start_s=options.cold_start,
         seed=options.seed,
         sites=sites,
+        default_class=tightest,
     )
     oracle = perfect(series.total_s, cold_start_s=options.cold_start, tick_s=TICK_S)
     tallies = {
@@ -203,12 +215,16 @@ def calls_of(path: Path, form: str, from_s: float, to_s: float, seed: int) -> li
     return [a for a in read_arrivals(path, form) if from_s <= a.at_s < to_s]
 
 
-def kind_for(arrivals: Sequence[Arrival], mean_units: float) -> Kind:
+def kind_for(
+    arrivals: Sequence[Arrival],
+    mean_units: float,
+    promised: Sequence[Class] = MLPERF_CLASSES,
+) -> Kind:
     """Give replicas of an MI355X's law, slowed down so that the recorded rate needs `mean_units`
     of them within Interactive's limits: a trace's fleet need not be ours.
     """
     base = profile("llama2-70b", "mi355x")
-    classes = {each.name: each for each in MLPERF_CLASSES}
+    classes = {each.name: each for each in promised}
     read = sum(a.input_tokens for a in arrivals) / len(arrivals)
     out = sum(a.output_tokens for a in arrivals) / len(arrivals)
     mix = Mix(max(read, 1.0), max(out, 1.0), 1.5)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+RTT_SHARE = 0.25  # of a TTFT limit that the way to another site may take
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:

@@ -18,19 +18,9 @@ def behind_all(plan: Plan, classes: Iterable[Class], now: float) -> Plan | None:
     turn now and then. The limit of its time per token is still looked at, and it waits no longer
     than its own class lets it (`now` is monotonic).
     """
-    klass, call = plan.klass, plan.call
-    patience_s = klass.patience_s - (now - call.arrived)
-    if klass.when_late is WhenLate.REFUSE or plan.targets.ttft_s is None or patience_s <= 0.0:
+    served_as = served_last(plan.klass, plan.targets, classes, waited_s=now - plan.call.arrived)
+    if served_as is None:
         return None
-    last = max(classes, key=lambda each: each.rank)
-    served_as = replace(
-        last,
-        rank=last.rank + 1,
-        patience_s=patience_s,
-        demote_to=None,
-        hedges=False,
-        when_late=WhenLate.REFUSE,
-    )
     return structs.replace(
         plan,
         klass=served_as,
@@ -38,4 +28,24 @@ def behind_all(plan: Plan, classes: Iterable[Class], now: float) -> Plan | None:
         first_token_by=inf,
         returns=False,
         missed=plan,
+    )
+
+
+def served_last(
+    klass: Class, targets: Targets, classes: Iterable[Class], *, waited_s: float
+) -> Class | None:
+    """Give the class as which a late call is served: behind the last one, with what is left of its
+    own patience after `waited_s`. None where it is to be refused, or has no first token to miss.
+    """
+    patience_s = klass.patience_s - waited_s
+    if klass.when_late is WhenLate.REFUSE or targets.ttft_s is None or patience_s <= 0.0:
+        return None
+    last = max(classes, key=lambda each: each.rank)
+    return replace(
+        last,
+        rank=last.rank + 1,
+        patience_s=patience_s,
+        demote_to=None,
+        hedges=False,
+        when_late=WhenLate.REFUSE,
     )

@@ -7,15 +7,19 @@ it leaves of them, within the tight bounds, and leave a part free for its bursts
 needs whole (`alone`) that may be all there is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, sqrt
+from types import MappingProxyType
+
+from backends.slo import RTT_SHARE, Targets
 
 HEADROOM = 1.3  # of the demand, since it comes in bursts and replicas that were deep drain slowly
 BURST = 0.5  # of the root of the demand, in replicas: bursts are relatively larger in a small one
 LINGER = 1.75  # a replica is given up only below this: once filled deep it takes long to come back
 MEMORY_S = 8.0  # of the demand
 SEEN_S = 60.0  # a class that called within this keeps one replica at least
+_NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ def levels(
     before: Mapping[str, Level],
     *,
     generous: bool = False,
+    far: Mapping[str, Collection[str]] = _NOTHING,
 ) -> Mapping[str, Level]:
     """Give each replica the class that it is kept for.
 
@@ -64,7 +69,8 @@ def levels(
     The loosest class has all that is left, and one replica at least is open to it; a tighter one
     has at least one, if only in common with others. `generous`: the loosest promises no time per
     token and fills replicas so deep that they come back late, so that the class next to it keeps
-    more from it; bursts of those before that one find replicas which come back soon.
+    more from it; bursts of those before that one find replicas which come back soon. `far` are
+    replicas that a class's calls do not go to (`too_far`), so that none is kept there for them.
     """
     if not classes:
         return {}
@@ -74,15 +80,33 @@ def levels(
         busy = demand[name] / max(does_per_s[name], 1e-9)
         beside = generous and name == classes[-2]
         needed = HEADROOM * busy + (BURST * sqrt(busy) if beside else 0.0)
-        had = sum(before.get(r, Level("")).name == name for r in free)
+        near = [r for r in free if r not in far.get(name, ())]
+        had = sum(before.get(r, Level("")).name == name for r in near)
         lingers = beside and ceil(needed) < had < needed + LINGER
         count = had if lingers else max(1, ceil(needed))
-        chosen = sorted(free, key=lambda r: _rank(before.get(r), name))[:count]
+        chosen = sorted(near, key=lambda r: _rank(before.get(r), name))[:count]
         for replica in chosen:
             free.remove(replica)
             alone = len(given) + 1 < len(replicas) and chosen.index(replica) < int(needed)
             given[replica] = Level(name, alone)
     return {**given, **dict.fromkeys(free, Level(classes[-1]))}
+
+
+def too_far(
+    rtt_s: Mapping[str, float], targets: Mapping[str, Targets]
+) -> Mapping[str, frozenset[str]]:
+    """Name the replicas that calls of each class do not go to, by the way there
+    (`gateway.routing.filters.near_enough`); classes that may go everywhere are left out.
+    """
+    if len(set(rtt_s.values())) < 2:
+        return {}
+    nearest = min(rtt_s.values())
+    found = {}
+    for name, promise in targets.items():
+        if promise.ttft_s is not None:
+            within_s = max(nearest, RTT_SHARE * promise.ttft_s)
+            found[name] = frozenset(r for r, way_s in rtt_s.items() if way_s > within_s)
+    return {name: away for name, away in found.items() if away}
 
 
 def _rank(level: Level | None, name: str) -> int:

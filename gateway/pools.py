@@ -11,7 +11,7 @@ from backends.fleet import Load, Pool, Standing
 from backends.measured import BUILT_IN, Profiles
 from backends.slo import Class
 from gateway.law import LiveLaw, Speed
-from gateway.levels import levels
+from gateway.levels import levels, too_far
 from gateway.pool_state import Foreign, PoolState
 from gateway.queue.ledger import Candidate, Cost
 from gateway.routing.prospects import (
@@ -146,12 +146,17 @@ class Pools:
                 if id_ in speeds and level.name in self._classes
             }
             return
-        each = {
-            n: sum(self._does_per_s(state, s, n) for s in speeds.values()) / len(ids) for n in alive
-        }
+        ways = {s.replica.id: self._rtt_s.get(s.replica.site, 0.0) for s in pool.routable}
+        far = too_far(ways, {n: self._classes[n].targets(state.model) for n in alive})
+        each = {}
+        for n in alive:
+            near = [s for id_, s in speeds.items() if id_ not in far.get(n, ())]
+            each[n] = sum(self._does_per_s(state, s, n) for s in near) / len(near)
         demand = {n: state.asked_per_s(n, now) for n in alive}
         generous = bool(alive) and self._classes[alive[-1]].targets(state.model).tpot_s is None
-        state.kept_for = levels(alive, demand, each, ids, state.kept_for, generous=generous)
+        state.kept_for = levels(
+            alive, demand, each, ids, state.kept_for, generous=generous, far=far
+        )
 
     def _prospect(self, state: PoolState, standing: Standing, speed: Speed) -> Prospect:
         replica, load = standing.replica, standing.load
@@ -193,7 +198,7 @@ class Pools:
             return own
         kept, rank = own[level.name], self._classes[level.name].rank
         return {
-            name: _within(
+            name: within(
                 each,
                 kept,
                 looser=self._classes[name].rank > rank,
@@ -204,7 +209,7 @@ class Pools:
         }
 
 
-def _within(
+def within(
     own: Candidate, kept: Candidate, *, looser: bool, alone: bool, promises: bool
 ) -> Candidate:
     """Give a class's bounds on a replica that is kept for another one.

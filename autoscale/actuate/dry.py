@@ -1,7 +1,7 @@
 """What would be done? Nothing is: starts and drains happen in memory alone, and are told."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoscale.actuate.unit import Unit, UnitState
 from backends.clock import Clock
@@ -10,11 +10,20 @@ _log = logging.getLogger(__name__)
 
 
 class DryActuator:
-    """Keeps a list. Units come into service after `cold_start_s` and are gone once drained."""
+    """Keeps a list. Units come into service after `cold_start_s`, or what `by_pool` says of theirs,
+    and are gone once drained.
+    """
 
-    def __init__(self, clock: Clock, *, cold_start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        cold_start_s: float = 0.0,
+        by_pool: Mapping[str, float] | None = None,
+    ) -> None:
         self._clock = clock
         self._cold_start_s = cold_start_s
+        self._by_pool = by_pool or {}
         self._units: dict[str, Unit] = {}
         self._number = 0
 
@@ -25,7 +34,7 @@ class DryActuator:
         for unit in self._units.values():
             if unit.pool != pool:
                 continue
-            up = unit.asked_at + self._cold_start_s
+            up = unit.asked_at + self._by_pool.get(pool, self._cold_start_s)
             state = UnitState.SERVING if now >= up else UnitState.STARTING
             served = up if now >= up else None
             found.append(Unit(unit.name, pool, state, unit.asked_at, served, unit.replicas))

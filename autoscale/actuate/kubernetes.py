@@ -101,6 +101,7 @@ class KubernetesActuator:
         self._clock = clock
         self._drains = Drains(store, clock=clock, pace=pace)
         self._scaling = asyncio.Lock()
+        self._pending_since: dict[str, dict[str, float]] = {}  # by pool and name
 
     async def units(self, pool: str) -> Sequence[Unit]:
         """List the pods, and a unit for each replica that no pod stands for yet."""
@@ -110,8 +111,11 @@ class KubernetesActuator:
         found = [self._unit(pool, pod, by_host) for pod in pods]
         wanted = await self._wanted(where)
         now = self._clock.now()
-        pending = (f"{where.name}-pending-{n}" for n in range(wanted - len(found)))
-        return [*found, *(Unit(name, pool, UnitState.STARTING, now) for name in pending)]
+        pending = [f"{where.name}-pending-{n}" for n in range(wanted - len(found))]
+        known = self._pending_since.get(pool, {})
+        since = {name: known.get(name, now) for name in pending}
+        self._pending_since[pool] = since
+        return [*found, *(Unit(n, pool, UnitState.STARTING, at) for n, at in since.items())]
 
     async def start(self, pool: str, count: int) -> None:
         """Raise the number."""

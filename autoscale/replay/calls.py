@@ -4,48 +4,31 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from autoscale.replay.fleet import Unit, UnitFleet
+from autoscale.replay.keeping import LOOK_S, Keeping
 from autoscale.replay.kind import MODEL, Kind
+from autoscale.replay.live import Live, ask_of, mix_of, sequence_of
 from autoscale.replay.tally import Ended
 from autoscale.traces import Arrival
-from backends.capacity import Mix, work_s
+from backends.capacity import work_s
 from backends.fleet import Replica
-from backends.simulated.sequences import Event, Finish
+from backends.simulated.sequences import Event
 from backends.simulated.sequences import Sequence as EngineSequence
-from backends.slo import Class, Targets
-from gateway.admission import Outlook, Reject, decide
+from backends.slo import Class
+from gateway.admission import Outlook, Reason, Reject, decide
 from gateway.estimates import Size
 from gateway.feedback import Margin
+from gateway.lateness import served_last
 from gateway.pools import LAW_SHARE
 from gateway.queue.book import Book
 from gateway.queue.drain import Drain
-from gateway.queue.ledger import Ask, Candidate, Cost, Slot
+from gateway.queue.ledger import Slot
 from gateway.routing.prospects import Prospect, Roster
 from gateway.routing.router import Choice, Question, candidates
 
 MOST_WAITING = 4096
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """A call that is offered, with what is known of it."""
-
-    arrival: Arrival
-    klass: Class
-    targets: Targets
-    lease_id: str
-    due: float
-    predicted_s: float = 0.0
-    granted_at: float = 0.0
-    rtt_s: float = 0.0
-
-    @property
-    def mix(self) -> Mix:
-        """Its tokens."""
-        return Mix(max(self.arrival.input_tokens, 1), max(self.arrival.output_tokens, 1))
 
 
 class Calls:
@@ -70,6 +53,9 @@ class Calls:
         self._drain.note(0, 0, 0.0)
         self._roster = Roster()
         self._worth = 0.0
+        self._units: tuple[Unit, ...] = ()
+        self._keeping = Keeping(kind)
+        self._look_at = 0.0
         self._margins = {name: Margin() for name in kind.classes}
         self._patience: list[tuple[float, int, Live]] = []
         self._order = itertools.count()
@@ -104,22 +90,31 @@ class Calls:
         klass = self.class_of(arrival)
         targets = self._kind.targets(klass)
         due = math.inf if targets.ttft_s is None else now + targets.ttft_s
-        live = Live(arrival, klass, targets, str(next(self._numbers)), due)
+        self._keeping.ask(klass.name, work_s(self._kind.law, mix_of(arrival)), now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            if self._keeping.look(self._units, self._book.outstanding, now):
+                self._offer(now)
+        self._ask(Live(arrival, klass, klass, targets, str(next(self._numbers)), due, now), now)
+
+    def _ask(self, live: Live, now: float) -> None:
+        """Decide on a call by what it is served as."""
+        klass, targets = live.klass, live.targets
         margin_s = self._margins[klass.name].within(targets.ttft_s or 0.0)
-        within_s = due - now - margin_s
+        within_s = math.inf if live.is_late else live.due - now - margin_s
         choice = candidates(self._roster, self._question(live, within_s, now), self._dice)
         if choice.best is None:
-            self._refuse(live)
+            self._tell(live)
             return
         live.predicted_s = choice.best.prediction.ttft_s
         work = work_s(self._kind.law, live.mix)
         decision = decide(self._outlook(live, choice, work, within_s, now), least_retry_s=1.0)
         if isinstance(decision, Reject):
-            self._refuse(live)
+            self._lower(live, decision.reason, now)
             return
         self._waiting[live.lease_id] = live
         heapq.heappush(self._patience, (now + decision.at_most_s, next(self._order), live))
-        ask = _ask(live, choice, work, now)
+        ask = ask_of(live, choice, work, now)
         self._granted(self._book.acquire(live.lease_id, ask, now), now)
 
     def note(self, event: Event, now: float) -> None:
@@ -137,23 +132,24 @@ class Calls:
         if self._waiting.pop(live.lease_id, None) is None:
             return
         self._granted(self._book.leave(live.lease_id, now), now)
-        self._refuse(live)
+        self._lower(live, Reason.DEADLINE, now)
 
     def use(self, units: Iterable[Unit], now: float) -> None:
         """Tell routing and ledger which replicas may be used."""
+        self._units = tuple(units)
+        self._worth = sum(self._fleet.worth_of(unit) for unit in self._units)
+        self._keeping.look(self._units, self._book.outstanding, now)
+        self._offer(now)
+
+    def _offer(self, now: float) -> None:
+        """Tell routing and ledger how far each class may fill each replica."""
         made = []
-        self._worth = 0.0
-        for unit in units:
+        for unit in self._units:
             kind = unit.site.kind
-            bounds = {
-                name: Candidate(unit.id, b.sequences, b.kv_tokens, b.prefill_tokens)
-                for name, b in kind.bounds().items()
-            }
             described = Replica(unit.id, MODEL, f"http://{unit.id}")
-            call_s = kind.call_s(self._default_class)
+            call_s, bounds = kind.call_s(self._default_class), self._keeping.bounds(unit)
             rtt_s = unit.site.rtt_s
             made.append(Prospect(described, kind.speed(), rtt_s, call_s, bounds, load_at=now))
-            self._worth += self._fleet.worth_of(unit)
         self._roster = Roster.of(tuple(made))
         for name, klass in self._kind.classes.items():
             offered = tuple(each.bounds[name] for each in made)
@@ -191,12 +187,13 @@ class Calls:
             most_waiting=MOST_WAITING,
             patience_s=klass.patience_s,
             idle=best.prediction.running == 0 and not self._book.waiting,
+            late=live.is_late,
         )
 
     def _granted(self, granted: Sequence[Slot], now: float) -> None:
         for slot in granted:
             live = self._waiting.pop(slot.lease_id, None)
-            sequence = None if live is None else _sequence(live)
+            sequence = None if live is None else sequence_of(live)
             if sequence is None or not self._fleet.admit(slot.replica_id, sequence, now):
                 self._granted(self._book.release(slot.lease_id, now), now)
                 continue
@@ -212,45 +209,37 @@ class Calls:
             self._margins[live.klass.name].observe(late_s, live.targets.ttft_s)
 
     def _end(self, live: Live, event: Event, now: float) -> None:
-        self.ended[live.klass.name].append(
+        self.ended[live.promised.name].append(
             Ended.served(
                 event.sequence,
-                live.targets,
+                self._kind.targets(live.promised),
                 due=live.due,
                 ended_at=event.at,
                 offered_at=live.arrival.at_s,
                 rtt_s=live.rtt_s,
+                late=live.is_late,
             )
         )
         granted = self._book.release(live.lease_id, now)
         self._drain.note(self._book.released, self._book.released_work_us, now)
         self._granted(granted, now)
 
-    def _refuse(self, live: Live) -> None:
-        self.ended[live.klass.name].append(
+    def _lower(self, live: Live, reason: Reason, now: float) -> None:
+        """Serve a call late that its class cannot keep, where its class says so; else tell it."""
+        served_as = None
+        if not live.is_late and reason is not Reason.QUEUE_FULL:
+            served_as = served_last(
+                live.klass,
+                live.targets,
+                self._kind.classes.values(),
+                waited_s=now - live.offered_at,
+            )
+        if served_as is None:
+            self._tell(live)
+            return
+        self._ask(live.late(served_as, str(next(self._numbers))), now)
+
+    def _tell(self, live: Live) -> None:
+        self.ended[live.promised.name].append(
             Ended(kept=False, refused=True, offered_at=live.arrival.at_s)
         )
-
-
-def _ask(live: Live, choice: Choice, work: float, now: float) -> Ask:
-    mix = live.mix
-    return Ask(
-        call_id=live.lease_id,
-        model=MODEL,
-        candidates=choice.candidates,
-        rank=live.klass.rank,
-        first_token_by=min(live.due, now + live.klass.patience_s),
-        tenant=live.arrival.tenant,
-        work_s=work,
-        cost=Cost(1, int(mix.input_tokens + mix.output_tokens / 2), int(mix.input_tokens)),
-        excluded=choice.never,
-    )
-
-
-def _sequence(live: Live) -> EngineSequence:
-    return EngineSequence(
-        max(live.arrival.input_tokens, 1),
-        max(live.arrival.output_tokens, 1),
-        interval=0,
-        ends_by=Finish.STOP,
-    )

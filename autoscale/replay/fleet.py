@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from autoscale.replay.sites import Site, at_home, planned, to_end, to_start
+from autoscale.mixing import Mixed, moves
+from autoscale.replay.sites import Site, mixture_of
+from autoscale.stock import Stock, counted
 from backends.simulated.core import EngineCore
 from backends.simulated.sequences import Event
 from backends.simulated.sequences import Sequence as EngineSequence
-
-NEARLY = 1e-9
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +35,8 @@ class UnitFleet:
 
     def __init__(self, sites: Sequence[Site], *, dice: Random, numbers: Iterator[int]) -> None:
         self._sites = sites
-        self._worth = planned(sites)
-        self._home = at_home(sites)
+        self.mixture = mixture_of(sites)
+        self._mixed = Mixed()
         self._dice = dice
         self._numbers = numbers
         self._units: dict[str, Unit] = {}
@@ -56,21 +56,9 @@ class UnitFleet:
         return sum(unit.draining for unit in self._units.values())
 
     @property
-    def asked_at(self) -> tuple[float, ...]:
-        """When the pending starts were asked for, one instant for each whole unit's worth."""
-        found: list[float] = []
-        worth = self.ready_worth - int(self.ready_worth + NEARLY)
-        for _, asked, site in sorted(self._starting, key=lambda start: start[1]):
-            worth += self._worth[site]
-            while worth >= 1.0 - NEARLY:
-                found.append(asked)
-                worth -= 1.0
-        return tuple(found)
-
-    @property
-    def ready_worth(self) -> float:
-        """What those that calls may go to are worth."""
-        return sum(self.worth_of(unit) for unit in self.serving)
+    def counted(self) -> tuple[int, tuple[float, ...]]:
+        """What serves, and when what starts was asked for, in whole units of the first site."""
+        return counted(self._mixed.trading.without_pending(self._stocks()), self.mixture)
 
     @property
     def paid(self) -> float:
@@ -85,7 +73,7 @@ class UnitFleet:
 
     def worth_of(self, unit: Unit) -> float:
         """Say what a replica is worth."""
-        return self._worth[self._sites.index(unit.site)]
+        return self.mixture.worth[self._sites.index(unit.site)]
 
     def count(self) -> dict[str, int]:
         """Count what is there, by site; what drains or starts is there, too."""
@@ -116,58 +104,34 @@ class UnitFleet:
 
         `bound` is the share of the target that only sites can serve which all calls may go to.
         """
-        pending = sum(self._worth[site] for _, _, site in self._starting)
-        change = target - self.ready_worth - pending
-        spare_at_home = self._worth_at_home() - bound * target
-        counts = self.count()
-        there = [counts.get(each.name, 0) for each in self._sites]
-        home = [w if i in self._home else 0.0 for i, w in enumerate(self._worth)]
-        started = to_start(-spare_at_home, there, self._sites, home)
-        gained = sum(self._worth[site] for site in started)
-        change, spare_at_home = change - gained, spare_at_home + gained
-        for site in started:
-            there[site] += 1
-        started += to_start(change, there, self._sites, self._worth)
-        for site in started:
-            takes_s = self._sites[site].cold_start_s * self._dice.lognormvariate(-0.045, 0.3)
-            heapq.heappush(self._starting, (now + takes_s, now, site))
-        ended = self._give_up(-change, spare_at_home, now)
-        self.actions += bool(started or ended)
-
-    def _worth_at_home(self) -> float:
-        """What serves or starts where calls of every class may go is worth."""
-        there = [self._sites.index(unit.site) for unit in self.serving]
-        there += [site for _, _, site in self._starting]
-        return sum(self._worth[site] for site in there if site in self._home)
-
-    def _give_up(self, spare: float, spare_at_home: float, now: float) -> int:
-        """Cancel older starts and drain, worth no more than `spare` together; say how many."""
-        ended = 0
-        for start in sorted(self._starting, key=lambda start: -start[1]):
-            worth, is_home = self._worth[start[2]], start[2] in self._home
-            if worth > spare + NEARLY or start[1] == now:
-                continue
-            if is_home and worth > spare_at_home + NEARLY:
-                continue
-            self._starting.remove(start)
-            spare, spare_at_home = spare - worth, spare_at_home - worth * is_home
-            ended += 1
-        heapq.heapify(self._starting)
+        stocks = self._stocks()
+        done, self._mixed = moves(target, stocks, self.mixture, self._mixed, bound=bound, now=now)
         by_busy = sorted(self.serving, key=lambda each: len(each.running))
-        counts = Counter(unit.site.name for unit in by_busy)
-        there = [counts[each.name] for each in self._sites]
-        for site in to_end(
-            spare,
-            there,
-            self._sites,
-            self._worth,
-            home=self._home,
-            spare_at_home=spare_at_home,
-        ):
-            unit = next(u for u in by_busy if u.site == self._sites[site] and not u.draining)
-            unit.draining = True
-            ended += 1
-        return ended
+        for site, move in enumerate(done):
+            of = self._sites[site]
+            mine = sorted((s for s in self._starting if s[2] == site), key=lambda s: -s[1])
+            for start in mine[: move.cancel]:
+                self._starting.remove(start)
+            for unit in [u for u in by_busy if u.site == of][: move.drain]:
+                unit.draining = True
+            for _ in range(move.start):
+                takes_s = of.cold_start_s * self._dice.lognormvariate(-0.045, 0.3)
+                self._starting.append((now + takes_s, now, site))
+        heapq.heapify(self._starting)
+        self.actions += any(move.acts for move in done)
+
+    def _stocks(self) -> list[Stock]:
+        """What there is of each site."""
+        serving = Counter(unit.site.name for unit in self.serving)
+        there = self.count()
+        return [
+            Stock(
+                serving[each.name],
+                tuple(asked for _, asked, site in self._starting if site == i),
+                room=max(0, each.most - there.get(each.name, 0)),
+            )
+            for i, each in enumerate(self._sites)
+        ]
 
     def admit(self, unit_id: str, sequence: EngineSequence, now: float) -> bool:
         """Give a sequence to a replica; False where it has gone."""

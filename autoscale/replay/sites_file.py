@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from autoscale.config import BadConfig
+from autoscale.places import MOST
 from autoscale.replay.kind import Kind
-from autoscale.replay.sites import MOST, Site
+from autoscale.replay.sites import Site
 from backends.capacity import StepLaw
 from backends.hardware import REFERENCE_HARDWARE, UnknownHardware, profile
 

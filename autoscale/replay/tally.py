@@ -19,6 +19,7 @@ class Ended:
     tpot_s: float = 0.0
     tokens: int = 0
     offered_at: float = 0.0
+    late: bool = False
 
     @classmethod
     def served(
@@ -30,6 +31,7 @@ class Ended:
         ended_at: float,
         offered_at: float = 0.0,
         rtt_s: float = 0.0,
+        late: bool = False,
     ) -> "Ended":
         """Hold what an engine did of it against what was promised; `due` is its first token's; the
         request's way there and the answer's way back take `rtt_s` together.
@@ -41,16 +43,19 @@ class Ended:
         kept = (targets.ttft_s is None or ttft_s <= targets.ttft_s) and (
             targets.tpot_s is None or tpot_s <= targets.tpot_s
         )
-        return cls(kept, False, ttft_s, tpot_s, output, offered_at)
+        return cls(kept, False, ttft_s, tpot_s, output, offered_at, late)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What came of the offered calls of a class."""
+    """What came of the offered calls of a class; `late` were served behind all that could be in
+    time (`when_late: serve`).
+    """
 
     offered: int = 0
     kept: int = 0
     refused: int = 0
+    late: int = 0
     tokens: int = 0
     ttft_p99_s: float = 0.0
     tpot_p99_s: float = 0.0
@@ -68,6 +73,7 @@ class Tally:
             offered=len(ended),
             kept=sum(each.kept for each in ended),
             refused=sum(each.refused for each in ended),
+            late=sum(each.late for each in ended),
             tokens=sum(each.tokens for each in ended),
             ttft_p99_s=_p99([each.ttft_s for each in served]),
             tpot_p99_s=_p99([each.tpot_s for each in served]),

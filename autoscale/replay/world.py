@@ -8,18 +8,17 @@ from random import Random
 import numpy as np
 
 from autoscale.fluid import Scaler
+from autoscale.mixing import Lately
 from autoscale.plan import PoolView
 from autoscale.replay.calls import Calls
-from autoscale.replay.fleet import NEARLY, UnitFleet
+from autoscale.replay.fleet import UnitFleet
 from autoscale.replay.kind import Kind
-from autoscale.replay.sites import Site, bound_classes
+from autoscale.replay.sites import Site
 from autoscale.replay.tally import Replayed, Tally, worst_window
 from autoscale.traces import Arrival, Floats
 from backends.capacity import Mix, work_s
 
 TENANTS = 64  # rows of work that a rule is shown; tenants beyond share the last
-
-_FORGET = 0.98  # of what share of the work may go to near sites only, a tick
 
 
 def replay(
@@ -90,8 +89,8 @@ class _World:
         self._unit_s = 0.0
         self._by_tick: list[float] = []
         self._most: dict[str, int] = {}
-        self._bound_classes = bound_classes(sites)
-        self._bound_work = self._all_work = 0.0  # of late, in units
+        self._lately = Lately()
+        self._bound_work = self._all_work = 0.0  # since the last tick, in units
         for _ in range(units):
             self._fleet.add()
         self._calls.use(self._fleet.serving, self._now)
@@ -119,7 +118,7 @@ class _World:
         units = work_s(self._kind.law, mix) / share / self._tick_s
         self._work[arrival.tenant] = self._work.get(arrival.tenant, 0.0) + units
         self._all_work += units
-        self._bound_work += units * (klass.name in self._bound_classes)
+        self._bound_work += units * (klass.name in self._fleet.mixture.bound)
         self._calls.arrive(arrival, at)
 
     def tick(self, at: float) -> None:
@@ -132,10 +131,11 @@ class _World:
         row = self._row()
         offered = float(row.sum())
         self._by_tick.append(offered)
+        ready, starting = self._fleet.counted
         view = PoolView(
             at=at,
-            ready=int(self._fleet.ready_worth + NEARLY),
-            starting=self._fleet.asked_at,
+            ready=ready,
+            starting=starting,
             draining=self._fleet.draining,
             offered=offered,
             missed=offered * self._missed_share(),
@@ -144,8 +144,9 @@ class _World:
             last_call_at=at,
             cold_start_s=self._cold_start_s,
         )
-        bound = self._bound_work / self._all_work if self._all_work else 0.0
-        self._bound_work, self._all_work = _FORGET * self._bound_work, _FORGET * self._all_work
+        self._lately = self._lately.after(self._bound_work, self._all_work, self._tick_s)
+        self._bound_work = self._all_work = 0.0
+        bound = self._lately.share if self._fleet.mixture.bound else 0.0
         self._fleet.change_to(self._scaler.decide(view, row), at, bound=bound)
         self._calls.use(self._fleet.serving, self._now)
 

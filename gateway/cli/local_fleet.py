@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backends.embedded.diffusion import TINY_WAN
 from backends.embedded.environment import SMOLLM2
+from backends.hardware import REFERENCE_HARDWARE
 from backends.launch import LaunchSpec
 from gateway.cli.data_dir import DataDir
 from gateway.cli.replica_service import free_ports
@@ -83,14 +84,20 @@ def _simulated(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
 
 
 def simulated_unit(
-    model: str, wanted: Wanted, data: DataDir, store_url: str, *, load_s: float
+    model: str,
+    wanted: Wanted,
+    data: DataDir,
+    store_url: str,
+    *,
+    load_s: float,
+    hardware: str = REFERENCE_HARDWARE,
 ) -> LaunchSpec:
     """Say how one more simulated replica of a model is started; it holds its own lease.
 
     It has as long to end as its calls may take: a replica that leaves cuts nobody off.
     """
     words = (
-        *("simulated", "--model", model, "--hardware", "mi355x", "--load-s", repr(load_s)),
+        *("simulated", "--model", model, "--hardware", hardware, "--load-s", repr(load_s)),
         *("--throughput-scale", repr(wanted.throughput_scale)),
         *("--stream-interval", str(wanted.stream_interval)),
     )

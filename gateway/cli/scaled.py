@@ -8,8 +8,9 @@ from pathlib import Path
 from autoscale import commands
 from autoscale import config as configuration
 from autoscale.actuate.process import Launch, ProcessActuator, Recipe, processes
-from autoscale.config import FleetConfig, PoolConfig
+from autoscale.config import FleetConfig, KindConfig, PoolConfig
 from autoscale.policy import Policy
+from backends.hardware import REFERENCE_HARDWARE, known_hardware
 from backends.registry import replica_id
 from backends.slo import Class
 from backends.store import connect
@@ -45,11 +46,11 @@ def fleet_of(path: Path | None, wanted: Wanted) -> FleetConfig:
         raise CommandFailed(str(error), USAGE) from error
     if fleet.actuator != "process":
         raise CommandFailed(f"{path}: `sluice up` scales with `actuator: process`", USAGE)
-    for pool in fleet.pools:
-        unknown = pool.actuation.keys() - {"load_s"}
-        if unknown or pool.replicas_per_unit != 1:
+    for key, kind in fleet.kinds.items():
+        unknown = kind.actuation.keys() - {"load_s"}
+        if unknown or kind.replicas_per_unit != 1:
             raise CommandFailed(
-                f"{path}: {pool.model}: a unit here is one replica, and `actuation` is load_s",
+                f"{path}: {key}: a unit here is one replica, and `actuation` is load_s",
                 USAGE,
             )
     return fleet
@@ -60,7 +61,11 @@ async def scaled(
     fleet: FleetConfig, wanted: Wanted, data: DataDir, store_url: str, classes: Mapping[str, Class]
 ) -> AsyncIterator[ProcessActuator]:
     """Scale while the block runs; then let every replica finish and end it."""
-    recipes = {pool.model: _recipe(pool, wanted, data, store_url) for pool in fleet.pools}
+    recipes = {
+        kind.key: _recipe(pool.model, kind, wanted, data, store_url)
+        for pool in fleet.pools
+        for kind in pool.every_kind
+    }
     store = connect(store_url)
     try:
         async with (
@@ -74,14 +79,16 @@ async def scaled(
         await store.aclose()
 
 
-def _recipe(pool: PoolConfig, wanted: Wanted, data: DataDir, store_url: str) -> Recipe:
-    load_s = float(pool.actuation.get("load_s", 0.0))
+def _recipe(model: str, kind: KindConfig, wanted: Wanted, data: DataDir, store_url: str) -> Recipe:
+    load_s = float(kind.actuation.get("load_s", 0.0))
+    # What is known of measured hardware is its law, not how to simulate it.
+    hardware = kind.hardware if kind.hardware in known_hardware() else REFERENCE_HARDWARE
 
     def launch(number: int) -> Launch:
-        spec = simulated_unit(pool.model, wanted, data, store_url, load_s=load_s)
-        name = f"{pool.model} unit {number} on port {spec.url.rpartition(':')[2]}"
+        spec = simulated_unit(model, wanted, data, store_url, load_s=load_s, hardware=hardware)
+        name = f"{kind.key} unit {number} on port {spec.url.rpartition(':')[2]}"
         say(f"{name}: starting")
-        return Launch(replace(spec, name=name), ids=(replica_id(pool.model, spec.url),))
+        return Launch(replace(spec, name=name), ids=(replica_id(model, spec.url),))
 
     return launch
 

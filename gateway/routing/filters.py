@@ -2,10 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from backends.slo import Targets
+from backends.slo import RTT_SHARE, Targets
 from gateway.routing.prospects import Prospect
-
-RTT_SHARE = 0.25  # of a TTFT limit that the way to another site may take
 
 
 def not_tried(prospects: Sequence[Prospect], excluded: Collection[str]) -> list[Prospect]:

@@ -112,3 +112,28 @@ async def test_a_pending_start_is_discarded_first(redis: Redis) -> None:
     assert (cluster.replicas, set(cluster.pods)) == (1, {"pod-2"})
     with pytest.raises(ActuationFailed, match="nothing says"):
         await actuator.start("other", 1)
+
+
+class Later(SystemClock):
+    """A clock that a test sets on."""
+
+    at = 0.0
+
+    def now(self) -> float:
+        return self.at
+
+
+async def test_a_replica_without_a_pod_has_waited_since_it_was_first_seen(redis: Redis) -> None:
+    """As where a quota is spent: else a start that never comes would never be given up."""
+    pool, clock = KubernetesPool("engine", "app=engine"), Later()
+    cluster = Cluster(pool.path)
+    actuator = KubernetesActuator(cluster, redis, {"m": pool}, clock=clock, pace=PACE)
+    await actuator.start("m", 1)
+    for at in (10.0, 500.0):
+        clock.at = at
+        (unit,) = await actuator.units("m")
+        assert (unit.state, unit.asked_at) == (UnitState.STARTING, 10.0)
+    cluster.schedule()
+    await actuator.units("m")
+    await actuator.start("m", 1)
+    assert [u.asked_at for u in await actuator.units("m")][1:] == [500.0]

@@ -9,8 +9,9 @@ import pytest
 
 from autoscale import bringup, commands
 from autoscale.config import BadConfig, parse, read
-from autoscale.decide import Decider, WatchedPool
+from autoscale.decide import Decider
 from autoscale.forecast import load_weights
+from autoscale.watched import WatchedPool
 from backends import measured
 from backends.capacity import StepLaw, work_s
 from backends.fleet import Replica
@@ -85,7 +86,7 @@ def _server_share(config: Any) -> float:
     )
     pool = WatchedPool.of(config.pools[0], load_weights(), tick_s=10.0, now=0.0)
     known = config.profiles.profile(MODEL, config.pools[0].hardware)
-    return decider.shares(pool, known)["server"]
+    return decider.shares(pool.kinds[0], known)["server"]
 
 
 @pytest.mark.parametrize(

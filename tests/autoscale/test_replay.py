@@ -1,5 +1,8 @@
 """The fluid and the request level tell the same story."""
 
+from collections.abc import Sequence
+from dataclasses import replace as changed
+
 import numpy as np
 import pytest
 
@@ -12,13 +15,13 @@ from autoscale.replay.world import replay
 from autoscale.traces import Arrival
 from backends.capacity import Mix, StepLaw
 from backends.hardware import profile
-from backends.slo import MLPERF_CLASSES
+from backends.slo import MLPERF_CLASSES, Class, WhenLate
 
 
-def _kind() -> Kind:
+def _kind(promised: Sequence[Class] = MLPERF_CLASSES) -> Kind:
     base = profile("llama2-70b", "mi355x")
     law = StepLaw(base.law.c0_s, base.law.c_tok_s * 8, base.law.c_kv_s * 8)
-    return Kind(base, {c.name: c for c in MLPERF_CLASSES}, law, Mix(200.0, 150.0))
+    return Kind(base, {c.name: c for c in promised}, law, Mix(200.0, 150.0))
 
 
 def _arrivals(kind: Kind, *, units: float, seconds: float) -> list[Arrival]:
@@ -60,3 +63,33 @@ def test_a_scale_in_drops_no_call() -> None:
     assert found.dropped == 0
     assert tally.offered == len(arrivals)
     assert tally.attainment > 0.95
+
+
+@pytest.mark.parametrize("when_late", [*WhenLate])
+def test_late_calls_are_refused_or_served_as_their_class_says(when_late: WhenLate) -> None:
+    """One unit of work too much for a minute: who cannot be in time waits for what is left."""
+    soft = changed(MLPERF_CLASSES[0], when_late=when_late, patience_s=600.0)
+    kind = _kind((soft, *MLPERF_CLASSES[1:]))
+    busy = _arrivals(kind, units=4.0, seconds=60.0)
+    found = replay(busy, kind, StaticPeak(2), units=2)
+    tally = found.classes["interactive"]
+    assert (found.dropped, tally.offered) == (0, len(busy))
+    assert set(found.classes) == {"interactive"}  # held against what was promised
+    assert tally.kept > 0.4 * tally.offered
+    if when_late is WhenLate.SERVE:
+        assert tally.refused == 0
+        assert 0 < tally.late <= tally.offered - tally.kept
+        assert tally.tokens == 150 * len(busy)
+    else:
+        assert tally.late == 0
+        assert tally.refused > 0.2 * tally.offered
+
+
+def test_a_late_call_is_refused_once_its_patience_ends() -> None:
+    soft = changed(MLPERF_CLASSES[0], when_late=WhenLate.SERVE, patience_s=2.0)
+    kind = _kind((soft, *MLPERF_CLASSES[1:]))
+    busy = _arrivals(kind, units=6.0, seconds=60.0)
+    tally = replay(busy, kind, StaticPeak(1), units=1).classes["interactive"]
+    assert tally.late > 0
+    assert tally.refused > 0
+    assert tally.late + tally.refused + tally.kept <= tally.offered

@@ -9,9 +9,10 @@ import pytest
 
 from autoscale.baselines import StaticPeak
 from autoscale.config import BadConfig
+from autoscale.places import worths
 from autoscale.replay.fleet import UnitFleet
 from autoscale.replay.kind import Kind
-from autoscale.replay.sites import Site, at_home, bound_classes, planned, to_end, to_start, worths
+from autoscale.replay.sites import Site, mixture_of
 from autoscale.replay.sites_file import read_sites
 from autoscale.replay.tally import Tally
 from autoscale.replay.world import replay
@@ -30,28 +31,13 @@ NEAR, OLD = _kind(), _kind("mi325x")
 ALONE = [Arrival(5.0 * n, 200, 50) for n in range(6)]
 
 
-def test_the_cheapest_for_its_worth_starts_and_the_rest_is_covered_at_the_least_cost() -> None:
-    sites = [Site("new", NEAR, cost=4.0), Site("old", OLD, cost=1.0, most=5)]
-    worth = [1.0, 0.5]
-    assert to_start(2.0, [0, 0], sites, worth) == [1, 1, 1, 1]
-    assert to_start(3.0, [0, 0], sites, worth) == [1, 1, 1, 1, 0]
-    assert to_start(0.2, [0, 5], sites, worth) == [0]
-    assert to_start(0.0, [0, 0], sites, worth) == []
-    dear = [Site("new", NEAR, cost=1.0), Site("old", OLD, cost=0.9)]
-    assert to_start(2.0, [0, 0], dear, worth) == [0, 0]
-    assert to_start(1.4, [0, 0], dear, worth) == [0, 1]
-    assert to_start(9.0, [0], [Site("few", NEAR, most=2)], [1.0]) == [0, 0]
-
-
-def test_the_dearest_for_its_worth_ends_and_never_more_than_is_spare() -> None:
-    sites = [Site("new", NEAR, cost=4.0), Site("old", OLD, cost=1.0)]
-    assert to_end(1.7, [3, 3], sites, [1.0, 0.5]) == [0, 1]
-    assert to_end(0.4, [3, 3], sites, [1.0, 0.5]) == []
+def _worths(sites: list[Site], name: str) -> list[float]:
+    return worths([each.place for each in sites], NEAR.classes[name], "llama2-70b")
 
 
 def test_a_unit_is_worth_what_it_does_within_the_limits_of_the_class() -> None:
     """By hand: 0.97 * (1 - c0 / 34 ms) of a second, over the work of a mean call."""
-    first, second = worths([Site("new", NEAR), Site("old", OLD)], "interactive")
+    first, second = _worths([Site("new", NEAR), Site("old", OLD)], "interactive")
     share = (1 - 19.4 / 34.0) / (1 - 10.5 / 34.0)
     assert first == 1.0
     assert second == pytest.approx(share / 3.1, rel=0.01)
@@ -66,18 +52,16 @@ def test_a_unit_that_is_too_far_for_a_class_is_worth_nothing_for_it() -> None:
         (0.51, "server", 0.0),
         (9.0, "offline", 1.0),
     ):
-        found = worths([Site("near", NEAR), Site("far", NEAR, rtt_s=rtt_s)], name)
+        found = _worths([Site("near", NEAR), Site("far", NEAR, rtt_s=rtt_s)], name)
         assert found == [1.0, worth]
 
 
 def test_calls_that_may_not_go_far_keep_their_units_at_home() -> None:
     sites = [Site("near", NEAR), Site("far", NEAR, rtt_s=0.15)]
-    assert bound_classes(sites) == {"interactive"}
-    assert at_home(sites) == {0}
-    assert planned(sites) == [1.0, 1.0]
-    dear = [Site("near", NEAR, cost=2.0), sites[1]]
-    found = to_end(3.0, [4, 4], dear, [1.0, 1.0], home={0}, spare_at_home=2.0)
-    assert found == [0, 0, 1]
+    found = mixture_of(sites)
+    assert found.bound == {"interactive"}
+    assert found.home == {0}
+    assert found.worth == (1.0, 1.0)
 
 
 def test_a_fleet_starts_what_only_home_can_serve_there_and_the_rest_where_it_is_cheap() -> None:
@@ -86,9 +70,11 @@ def test_a_fleet_starts_what_only_home_can_serve_there_and_the_rest_where_it_is_
     fleet.change_to(4, 0.0, bound=0.5)
     assert fleet.count() == {"near": 2, "far": 2}
     fleet.change_to(4, 10.0, bound=1.0)
+    assert fleet.count() == {"near": 2, "far": 2}  # two units' lack for ten seconds: no action yet
+    fleet.change_to(4, 20.0, bound=1.0)
     assert fleet.count() == {"near": 4}
     assert fleet.paid == 4.0
-    fleet.change_to(2, 20.0, bound=0.5)
+    fleet.change_to(2, 30.0, bound=0.5)
     assert fleet.count() == {"near": 2}
 
 

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.levels import SEEN_S, Demand, Level, levels
+from backends.slo import Targets
+from gateway.levels import SEEN_S, Demand, Level, levels, too_far
 
 REPLICAS = [f"r{i}" for i in range(8)]
 DOES = {"interactive": 0.7, "server": 0.9}
@@ -84,3 +85,21 @@ def test_only_the_class_beside_one_that_fills_replicas_deep_keeps_more_for_its_b
     assert kept.count("interactive") == 5  # 1.3 * 2.5 / 0.7, and nothing for bursts
     two = levels(["interactive", "offline"], demand, does, REPLICAS, {}, generous=True)
     assert [level.name for level in two.values()].count("interactive") == 6
+
+
+def test_no_replica_is_kept_for_calls_that_do_not_go_there() -> None:
+    """Interactive calls spend 112 ms on the way at the most, server calls half a second."""
+    ways = {r: 0.15 if r > "r1" else 0.0 for r in REPLICAS}
+    targets = {
+        "interactive": Targets(ttft_s=0.45),
+        "server": Targets(ttft_s=2.0),
+        "offline": Targets(),
+    }
+    far = too_far(ways, targets)
+    assert far == {"interactive": {*REPLICAS[2:]}}
+    found = levels(
+        ["interactive", "server"], {"interactive": 9.0, "server": 1.0}, DOES, REPLICAS[::-1], {},
+        far=far,
+    )  # fmt: skip
+    assert {r for r, level in found.items() if level.name == "interactive"} == {"r0", "r1"}
+    assert too_far(dict.fromkeys(REPLICAS, 0.15), targets) == {}

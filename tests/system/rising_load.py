@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import aiohttp
 
@@ -17,7 +18,10 @@ LIMIT_S = 0.45  # of the first token, in the class that is called
 class RisingLoad:
     """Open-loop streams of chat, each due at its instant whatever becomes of the others."""
 
-    def __init__(self, base_url: str, key: str) -> None:
+    def __init__(
+        self, base_url: str, key: str, course: Sequence[tuple[float, float]] = COURSE
+    ) -> None:
+        self._course = course
         self._url = f"{base_url}/chat/completions"
         self._headers = {"authorization": f"Bearer {key}"}
         self.outcomes: Counter[str] = Counter()
@@ -32,7 +36,7 @@ class RisingLoad:
             asyncio.TaskGroup() as group,
         ):
             due = time.monotonic()
-            for per_s, seconds in COURSE:
+            for per_s, seconds in self._course:
                 until = due + seconds
                 while due < until:
                     await asyncio.sleep(max(0.0, due - time.monotonic()))

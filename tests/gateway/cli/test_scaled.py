@@ -54,6 +54,11 @@ def test_without_a_file_each_model_has_at_least_what_is_asked_for() -> None:
         ("actuator: process\npools: [{model: m, replicas_per_unit: 2}]", "one replica"),
         ("actuator: process\npools: [{model: m, actuation: {image: x}}]", "load_s"),
         ("actuator: process\npools: []", "pools"),
+        (
+            "actuator: process\n"
+            "pools: [{model: m, kinds: [{name: a}, {name: b, actuation: {x: 1}}]}]",
+            "m/b: a unit here",
+        ),
     ],
 )
 def test_a_fleet_file_that_cannot_be_meant_is_told(tmp_path: Path, text: str, why: str) -> None:
