@@ -5,11 +5,17 @@ other side is gone, however it ended.
 """
 
 import asyncio
+import copyreg
+import io
+import pickle
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Protocol
+
+from gateway.settings import Settings
 
 _HEAD = struct.Struct("!IB")
 MAX_BYTES = 64 * 1024 * 1024
@@ -123,3 +129,25 @@ class WorkerEnd:
         while True:
             self._line.send(Kind.METRICS, self._count())
             await asyncio.sleep(TELL_EVERY_S)
+
+
+def pack(settings: Settings, redis_url: str) -> bytes:
+    """Give the content of SETTINGS: what a worker serves with, and the address of its store."""
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out)
+    # Mappings of settings are read-only, in a type that pickle does not know.
+    pickler.dispatch_table = copyreg.dispatch_table | {
+        MappingProxyType: lambda mapping: (_read_only, (dict(mapping),))
+    }
+    pickler.dump((settings, redis_url))
+    return out.getvalue()
+
+
+def unpack(content: bytes) -> tuple[Settings, str]:
+    """Read what `pack` gave."""
+    found: tuple[Settings, str] = pickle.loads(content)  # noqa: S301 from our own parent
+    return found
+
+
+def _read_only(mapping: dict[str, object]) -> Mapping[str, object]:
+    return MappingProxyType(mapping)
