@@ -1,15 +1,9 @@
 """What is new of the pools, and does the ledger know it?"""
 
-from collections.abc import Mapping
-
-from backends.clock import Clock
 from backends.fleet import HealthState, Pool
-from backends.registry import Registry
-from backends.slo import Class
-from gateway.estimates import Estimates
+from gateway.known import Known
 from gateway.pool_state import PoolState
-from gateway.pools import Pools
-from gateway.queue.ledger import Candidate, Ledger
+from gateway.queue.ledger import Candidate
 
 LOOK_EVERY_S = 0.5
 
@@ -20,22 +14,14 @@ class Lookout:
     `shrinking` are the models whose pools are losing replicas.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        ledger: Ledger,
-        clock: Clock,
-        classes: Mapping[str, Class],
-        estimates: Estimates,
-        pools: Pools,
-    ) -> None:
+    def __init__(self, known: Known) -> None:
         self.shrinking: frozenset[str] = frozenset()
-        self._registry = registry
-        self._ledger = ledger
-        self._clock = clock
-        self._classes = classes
-        self._estimates = estimates
-        self._pools = pools
+        self._registry = known.registry
+        self._ledger = known.ledger
+        self._clock = known.clock
+        self._classes = known.classes
+        self._estimates = known.estimates
+        self._pools = known.pools
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
 
     async def run(self) -> None:

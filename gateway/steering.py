@@ -18,6 +18,7 @@ from gateway.admission import Outlook, Reason
 from gateway.afterwards import Later, at_once
 from gateway.call import Call, Receipt
 from gateway.estimates import Estimates, Size
+from gateway.known import Known
 from gateway.lateness import behind_all
 from gateway.lessons import Lessons
 from gateway.levels import Demand
@@ -67,16 +68,11 @@ class Steering:
             promises=self._promises,
             profiles=profiles,
         )
-        self.lessons = Lessons(registry, ledger, clock, self.estimates, self.pools, later)
-        self.lookout = Lookout(registry, ledger, clock, classes, self.estimates, self.pools)
+        known = Known(registry, ledger, clock, classes, self.estimates, self.pools)
+        self.lessons = Lessons(known, later)
+        self.lookout = Lookout(known)
         self.outlooks = Outlooks(
-            ledger,
-            clock,
-            classes,
-            self.pools,
-            weights=self._weights,
-            most_waiting=most_waiting,
-            promises=self._promises,
+            known, weights=self._weights, most_waiting=most_waiting, promises=self._promises
         )
 
     def plan(self, call: Call, class_name: str | None = None) -> Plan:
