@@ -36,7 +36,7 @@ class Kind(Enum):
     FAULT = 8  # to a worker: why they cannot be read
 
 
-class Line:
+class Channel:
     """One end of the socket pair."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -44,8 +44,8 @@ class Line:
         self._writer = writer
 
     @classmethod
-    async def over(cls, end: socket.socket) -> "Line":
-        """Speak over one end of a pair, which is the line's from now on."""
+    async def over(cls, end: socket.socket) -> "Channel":
+        """Speak over one end of a pair, which is the channel's from now on."""
         end.setblocking(False)
         return cls(*await asyncio.open_unix_connection(sock=end, limit=MAX_BYTES))
 
@@ -78,8 +78,10 @@ class Gather(Protocol):
 class WorkerEnd:
     """A worker's side: tells what it counts, asks what all have counted, hears the end."""
 
-    def __init__(self, line: Line, count: Callable[[], bytes], stop: Callable[[], None]) -> None:
-        self._line = line
+    def __init__(
+        self, channel: Channel, count: Callable[[], bytes], stop: Callable[[], None]
+    ) -> None:
+        self._channel = channel
         self._count = count
         self._stop = stop
         self._gathered: asyncio.Future[bytes] | None = None
@@ -89,7 +91,7 @@ class WorkerEnd:
         """Tell and hear until the watching process is gone; then `stop`."""
         telling = asyncio.create_task(self._tell())
         try:
-            while (message := await self._line.receive()) is not None:
+            while (message := await self._channel.receive()) is not None:
                 self._hear(*message)
         finally:
             telling.cancel()
@@ -97,10 +99,10 @@ class WorkerEnd:
 
     async def gather(self, own: bytes) -> bytes:
         """Give the metrics of all processes; only our own where nobody answers in time."""
-        self._line.send(Kind.METRICS, own)
+        self._channel.send(Kind.METRICS, own)
         if self._gathered is None:
             self._gathered = asyncio.get_running_loop().create_future()
-            self._line.send(Kind.GATHER)
+            self._channel.send(Kind.GATHER)
         waiting = self._gathered
         try:
             async with asyncio.timeout(2 * ANSWER_S):
@@ -112,12 +114,12 @@ class WorkerEnd:
     async def reread(self) -> tuple[Kind, bytes]:
         """Have the settings read again; gives SETTINGS or FAULT. One at a time."""
         self._reread = asyncio.get_running_loop().create_future()
-        self._line.send(Kind.REREAD)
+        self._channel.send(Kind.REREAD)
         return await self._reread
 
     def _hear(self, kind: Kind, content: bytes) -> None:
         if kind is Kind.TELL:
-            self._line.send(Kind.METRICS, self._count())
+            self._channel.send(Kind.METRICS, self._count())
         elif kind is Kind.GATHERED:
             gathered, self._gathered = self._gathered, None
             if gathered is not None and not gathered.done():
@@ -127,7 +129,7 @@ class WorkerEnd:
 
     async def _tell(self) -> None:
         while True:
-            self._line.send(Kind.METRICS, self._count())
+            self._channel.send(Kind.METRICS, self._count())
             await asyncio.sleep(TELL_EVERY_S)
 
 

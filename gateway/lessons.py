@@ -4,8 +4,8 @@ import asyncio
 from functools import partial
 
 from gateway.afterwards import Later, at_once
+from gateway.bearings import Bearings
 from gateway.call import Receipt
-from gateway.known import Known
 from gateway.plans import GENERATES, Placed
 
 LEAST_TIMED_TOKENS = 8  # an answer shorter than this says little of the time per token
@@ -16,12 +16,12 @@ LEAST_PREDICTED_S = 0.05  # below it a ratio says more of this process than of t
 class Lessons:
     """Turns measured calls into what the estimates, pools and laws have learnt."""
 
-    def __init__(self, known: Known, later: Later = at_once) -> None:
-        self._registry = known.registry
-        self._ledger = known.ledger
-        self._clock = known.clock
-        self._estimates = known.estimates
-        self._pools = known.pools
+    def __init__(self, bearings: Bearings, later: Later = at_once) -> None:
+        self._registry = bearings.registry
+        self._ledger = bearings.ledger
+        self._clock = bearings.clock
+        self._estimates = bearings.estimates
+        self._pools = bearings.pools
         self.later = later
 
     def awaiting(self, placed: Placed, receipt: Receipt) -> "Awaiting":

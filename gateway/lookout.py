@@ -1,7 +1,7 @@
 """What is new of the pools, and does the ledger know it?"""
 
 from backends.fleet import HealthState, Pool
-from gateway.known import Known
+from gateway.bearings import Bearings
 from gateway.pool_state import PoolState
 from gateway.queue.ledger import Candidate
 
@@ -14,14 +14,14 @@ class Lookout:
     `shrinking` are the models whose pools are losing replicas.
     """
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, bearings: Bearings) -> None:
         self.shrinking: frozenset[str] = frozenset()
-        self._registry = known.registry
-        self._ledger = known.ledger
-        self._clock = known.clock
-        self._classes = known.classes
-        self._estimates = known.estimates
-        self._pools = known.pools
+        self._registry = bearings.registry
+        self._ledger = bearings.ledger
+        self._clock = bearings.clock
+        self._classes = bearings.classes
+        self._estimates = bearings.estimates
+        self._pools = bearings.pools
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
 
     async def run(self) -> None:

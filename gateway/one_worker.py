@@ -1,7 +1,7 @@
 """What is one of several processes that serve one port? `python -m gateway.one_worker`.
 
-Its arguments are descriptors: CONTROL, its end of the line to the parent (`workers.py`), and the
-sockets PUBLIC and ADMIN that it listens on. What it serves with comes over the line.
+Its arguments are descriptors: CONTROL, its end of the channel to the parent (`workers.py`), and the
+sockets PUBLIC and ADMIN that it listens on. What it serves with comes over the channel.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import uvloop
 
 from gateway.config import ConfigError
-from gateway.control import Kind, Line, WorkerEnd, unpack
+from gateway.control import Channel, Kind, WorkerEnd, unpack
 from gateway.listeners import Listeners
 from gateway.server import serve
 from gateway.settings import Settings
@@ -23,8 +23,8 @@ REREAD_S = 10.0
 
 async def work(control: int, public: int, admin: int) -> int:
     """Serve until told to stop, by a signal or by the end of the parent; give the exit status."""
-    line = await Line.over(socket.socket(fileno=control))
-    message = await line.receive()
+    channel = await Channel.over(socket.socket(fileno=control))
+    message = await channel.receive()
     if message is None:
         return 1
     settings, redis_url = unpack(message[1])
@@ -35,7 +35,7 @@ async def work(control: int, public: int, admin: int) -> int:
     ends: list[WorkerEnd] = []
 
     def together(count: Callable[[], bytes]) -> WorkerEnd:
-        ends.append(WorkerEnd(line, count, stop.set))
+        ends.append(WorkerEnd(channel, count, stop.set))
         return ends[0]
 
     def again() -> Settings:
@@ -50,7 +50,7 @@ async def work(control: int, public: int, admin: int) -> int:
         redis_url=redis_url,
         stop=stop,
         listeners=Listeners(socket.socket(fileno=public), socket.socket(fileno=admin)),
-        on_ready=lambda _: line.send(Kind.READY),
+        on_ready=lambda _: channel.send(Kind.READY),
         together=together,
         again=again,
     )

@@ -6,8 +6,8 @@ from math import inf
 from zlib import crc32
 
 from gateway.admission import Outlook
+from gateway.bearings import Bearings
 from gateway.call import Call
-from gateway.known import Known
 from gateway.plans import Plan
 from gateway.pool_state import PoolState
 from gateway.pools import LAW_SHARE
@@ -24,17 +24,17 @@ class Outlooks:
 
     def __init__(
         self,
-        known: Known,
+        bearings: Bearings,
         *,
         weights: Mapping[str, float],
         most_waiting: int,
         promises: bool,
     ) -> None:
         self.returns: dict[str, Returns] = {}
-        self._ledger = known.ledger
-        self._clock = known.clock
-        self._classes = known.classes
-        self._pools = known.pools
+        self._ledger = bearings.ledger
+        self._clock = bearings.clock
+        self._classes = bearings.classes
+        self._pools = bearings.pools
         self._weights = weights
         self._most_waiting = most_waiting
         self._promises = promises

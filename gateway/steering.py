@@ -16,9 +16,9 @@ from backends.registry import Registry
 from backends.slo import Class, Targets, WhenLate
 from gateway.admission import Outlook, Reason
 from gateway.afterwards import Later, at_once
+from gateway.bearings import Bearings
 from gateway.call import Call, Receipt
 from gateway.estimates import Estimates, Size
-from gateway.known import Known
 from gateway.lateness import behind_all
 from gateway.lessons import Lessons
 from gateway.levels import Demand
@@ -68,11 +68,11 @@ class Steering:
             promises=self._promises,
             profiles=profiles,
         )
-        known = Known(registry, ledger, clock, classes, self.estimates, self.pools)
-        self.lessons = Lessons(known, later)
-        self.lookout = Lookout(known)
+        bearings = Bearings(registry, ledger, clock, classes, self.estimates, self.pools)
+        self.lessons = Lessons(bearings, later)
+        self.lookout = Lookout(bearings)
         self.outlooks = Outlooks(
-            known, weights=self._weights, most_waiting=most_waiting, promises=self._promises
+            bearings, weights=self._weights, most_waiting=most_waiting, promises=self._promises
         )
 
     def plan(self, call: Call, class_name: str | None = None) -> Plan:

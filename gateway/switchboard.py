@@ -17,7 +17,7 @@ import structlog
 
 from gateway import exposition
 from gateway.config import ConfigError
-from gateway.control import ANSWER_S, Kind, Line, pack
+from gateway.control import ANSWER_S, Channel, Kind, pack
 from gateway.exposition import Families
 from gateway.settings import Settings
 
@@ -31,7 +31,7 @@ class GatewayWorker:
     number: int
     listener: socket.socket
     process: subprocess.Popen[bytes] | None = None
-    line: Line | None = None
+    channel: Channel | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     counted: Families = field(default_factory=dict)  # what it said last
     told: asyncio.Event = field(default_factory=asyncio.Event)  # it has answered TELL
@@ -107,8 +107,8 @@ class Switchboard:
             else:
                 self.settings = pack(new, self._redis_url)
                 answer = (Kind.SETTINGS, self.settings)
-        if asker.line is not None:
-            asker.line.send(*answer)
+        if asker.channel is not None:
+            asker.channel.send(*answer)
         if not asker.rereads and answer[0] is Kind.SETTINGS:
             self.have_reread(asker)
         asker.rereads = False
@@ -117,16 +117,16 @@ class Switchboard:
         others = [w for w in self._workers if w is not asker and w.ready.is_set()]
         for other in others:
             other.told.clear()
-            if other.line is not None:
-                other.line.send(Kind.TELL)
+            if other.channel is not None:
+                other.channel.send(Kind.TELL)
         waits = [asyncio.create_task(other.told.wait()) for other in others]
         if waits:
             _, late = await asyncio.wait(waits, timeout=ANSWER_S)
             for each in late:
                 each.cancel()  # what it said last is taken
         total = exposition.add_up([self._departed, *(w.counted for w in self._workers)])
-        if asker.line is not None:
-            asker.line.send(Kind.GATHERED, exposition.write(total).encode())
+        if asker.channel is not None:
+            asker.channel.send(Kind.GATHERED, exposition.write(total).encode())
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:

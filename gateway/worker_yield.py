@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.call import Receipt
-from gateway.queue.exchange import WAITING, read_waiting
 from gateway.queue.ledger import Backlog, Slot
+from gateway.queue.operations import WAITING, read_waiting
 
 EARNED = 0.2  # of a yield by each row that ends; one costs half a row on average
 MOST_SAVED = 512.0  # a node's replicas filled deep, once

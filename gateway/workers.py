@@ -18,7 +18,7 @@ from contextlib import ExitStack
 
 import structlog
 
-from gateway.control import Kind, Line
+from gateway.control import Channel, Kind
 from gateway.listeners import Bound, bound_to, listen
 from gateway.server import serve
 from gateway.settings import Settings
@@ -161,13 +161,13 @@ class _Parent:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is the parent's to hear
             )
-        worker.line = line = await Line.over(ours)
-        line.send(Kind.SETTINGS, self._switchboard.settings)
+        worker.channel = channel = await Channel.over(ours)
+        channel.send(Kind.SETTINGS, self._switchboard.settings)
         try:
-            while (message := await line.receive()) is not None:
+            while (message := await channel.receive()) is not None:
                 self._switchboard.hear(worker, *message)
         finally:
-            line.close()
+            channel.close()
             if not self._stop.is_set():
                 # It listens again when its successor does; until then the others are connected to.
                 worker.listener.shutdown(socket.SHUT_RDWR)

@@ -12,7 +12,7 @@ from gateway.queue.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Bearings:
     """One per gateway process, made by `Steering` for itself and for what it consists of.
 
     `registry` says which replicas there are, `ledger` what they hold and who waits, `classes` what
