@@ -57,3 +57,32 @@ def test_the_pages_name_enough_for_these_checks_to_mean_something() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     assert len(PATH.findall(text)) > 40
     assert len(set(commands(text))) > 10
+
+
+def pinned() -> dict[str, str]:
+    """The version of each package in the constraints; of several, the one for Python 3.11."""
+    text = (ROOT / "constraints" / "dev.txt").read_text()
+    found = re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)(.*)", text, re.MULTILINE)
+    return {name: at for name, at, only in found if ">= '3.12'" not in only}
+
+
+def test_the_dependencies_are_named_with_the_versions_that_are_pinned() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("## Dependencies")[2]
+    named = re.findall(r"([a-z][a-z0-9-]+) (\d[\w.]*\d)", table)
+    assert len(named) > 30
+    assert {name: at for name, at in named if name in pinned()} == {
+        name: pinned()[name] for name, _ in named if name in pinned()
+    }
+
+
+def test_the_keys_of_the_store_are_told() -> None:
+    told = set(re.findall(r"`sluice:([a-z-]+)", (ROOT / "ARCHITECTURE.md").read_text()))
+    code = [
+        each.read_text()
+        for package in ("gateway", "backends", "autoscale")
+        for kind in ("py", "lua")
+        for each in (ROOT / package).rglob(f"*.{kind}")
+    ]
+    used = {name for text in code for name in re.findall(r"[\"']sluice:([a-z-]+)", text)}
+    assert len(used) > 15
+    assert used <= told
