@@ -73,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, help="port of the API; 0: any free one (default: 8000)")
     add("--admin-port", type=int, help="port of the admin API; 0: any free one (default: 8001)")
     add("--no-video", action="store_true", help="start no replica that makes videos")
-    add("--workers", type=int, default=1, metavar="N", help="processes that work on jobs")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that make videos and run batches",
+    )
     add("--no-auth", action="store_true", default=None, help="serve without keys, on loopback only")
     add("--ready-file", type=Path, metavar="F", help="write addresses and keys here (JSON)")
     add_config(parser)
