@@ -102,15 +102,20 @@ class Findings:
         return bool(self.answers) and self.right >= self.needed
 
     def told(self) -> str:
-        """Give the count, and a line for each wrong answer."""
-        wrong = [
+        """Give the count, and a line for each wrong answer; one where all are wrong alike."""
+        count = f"{self.right} of {len(self.answers)} canary answers are right"
+        needed = f"{count}, {self.needed} are needed"
+        questions = {each.question for each in self.answers}
+        texts = {each.text for each in self.answers}
+        if not self.right and len(questions) > 1 and len(texts) == 1:
+            return f"{needed}; each was {_short(texts.pop())!r}"
+        wrong = dict.fromkeys(
             f"\n  {_short(each.question.ask)!r} -> {_short(each.text)!r}"
             f" (expected: {' or '.join(each.question.expect)})"
             for each in self.answers
             if not each.is_right
-        ]
-        count = f"{self.right} of {len(self.answers)} canary answers are right"
-        return f"{count}, {self.needed} are needed{''.join(wrong)}"
+        )
+        return needed + "".join(wrong)
 
 
 def shipped(model: str) -> Canary | None:

@@ -305,7 +305,10 @@ async def _locked(data_dir: Path, stack: contextlib.AsyncExitStack) -> IO[bytes]
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if loop.time() > deadline:
-                raise StoreFailed(f"{data_dir} is in use by another process of Sluice.") from None
+                raise StoreFailed(
+                    f"{data_dir} is in use by another process of Sluice: end it, or take another"
+                    " data directory (--data-dir)"
+                ) from None
             await asyncio.sleep(0.05)
         else:
             return lock

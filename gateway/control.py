@@ -5,11 +5,17 @@ other side is gone, however it ended.
 """
 
 import asyncio
+import copyreg
+import io
+import pickle
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Protocol
+
+from gateway.settings import Settings
 
 _HEAD = struct.Struct("!IB")
 MAX_BYTES = 64 * 1024 * 1024
@@ -30,7 +36,7 @@ class Kind(Enum):
     FAULT = 8  # to a worker: why they cannot be read
 
 
-class Line:
+class Channel:
     """One end of the socket pair."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,8 +44,8 @@ class Line:
         self._writer = writer
 
     @classmethod
-    async def over(cls, end: socket.socket) -> "Line":
-        """Speak over one end of a pair, which is the line's from now on."""
+    async def over(cls, end: socket.socket) -> "Channel":
+        """Speak over one end of a pair, which is the channel's from now on."""
         end.setblocking(False)
         return cls(*await asyncio.open_unix_connection(sock=end, limit=MAX_BYTES))
 
@@ -72,8 +78,10 @@ class Gather(Protocol):
 class WorkerEnd:
     """A worker's side: tells what it counts, asks what all have counted, hears the end."""
 
-    def __init__(self, line: Line, count: Callable[[], bytes], stop: Callable[[], None]) -> None:
-        self._line = line
+    def __init__(
+        self, channel: Channel, count: Callable[[], bytes], stop: Callable[[], None]
+    ) -> None:
+        self._channel = channel
         self._count = count
         self._stop = stop
         self._gathered: asyncio.Future[bytes] | None = None
@@ -83,7 +91,7 @@ class WorkerEnd:
         """Tell and hear until the watching process is gone; then `stop`."""
         telling = asyncio.create_task(self._tell())
         try:
-            while (message := await self._line.receive()) is not None:
+            while (message := await self._channel.receive()) is not None:
                 self._hear(*message)
         finally:
             telling.cancel()
@@ -91,10 +99,10 @@ class WorkerEnd:
 
     async def gather(self, own: bytes) -> bytes:
         """Give the metrics of all processes; only our own where nobody answers in time."""
-        self._line.send(Kind.METRICS, own)
+        self._channel.send(Kind.METRICS, own)
         if self._gathered is None:
             self._gathered = asyncio.get_running_loop().create_future()
-            self._line.send(Kind.GATHER)
+            self._channel.send(Kind.GATHER)
         waiting = self._gathered
         try:
             async with asyncio.timeout(2 * ANSWER_S):
@@ -106,12 +114,12 @@ class WorkerEnd:
     async def reread(self) -> tuple[Kind, bytes]:
         """Have the settings read again; gives SETTINGS or FAULT. One at a time."""
         self._reread = asyncio.get_running_loop().create_future()
-        self._line.send(Kind.REREAD)
+        self._channel.send(Kind.REREAD)
         return await self._reread
 
     def _hear(self, kind: Kind, content: bytes) -> None:
         if kind is Kind.TELL:
-            self._line.send(Kind.METRICS, self._count())
+            self._channel.send(Kind.METRICS, self._count())
         elif kind is Kind.GATHERED:
             gathered, self._gathered = self._gathered, None
             if gathered is not None and not gathered.done():
@@ -121,5 +129,27 @@ class WorkerEnd:
 
     async def _tell(self) -> None:
         while True:
-            self._line.send(Kind.METRICS, self._count())
+            self._channel.send(Kind.METRICS, self._count())
             await asyncio.sleep(TELL_EVERY_S)
+
+
+def pack(settings: Settings, redis_url: str) -> bytes:
+    """Give the content of SETTINGS: what a worker serves with, and the address of its store."""
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out)
+    # Mappings of settings are read-only, in a type that pickle does not know.
+    pickler.dispatch_table = copyreg.dispatch_table | {
+        MappingProxyType: lambda mapping: (_read_only, (dict(mapping),))
+    }
+    pickler.dump((settings, redis_url))
+    return out.getvalue()
+
+
+def unpack(content: bytes) -> tuple[Settings, str]:
+    """Read what `pack` gave."""
+    found: tuple[Settings, str] = pickle.loads(content)  # noqa: S301 from our own parent
+    return found
+
+
+def _read_only(mapping: dict[str, object]) -> Mapping[str, object]:
+    return MappingProxyType(mapping)

@@ -1,7 +1,6 @@
 """What does a process need to take jobs on and to show them? Built by the composition root."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import platformdirs
@@ -35,21 +34,20 @@ class Durable:
     backlogs: Backlogs
 
 
-@asynccontextmanager
-async def durable_parts(
+def durable_parts(
     settings: Settings,
     redis: Redis,
     registry: Registry,
     classes: Mapping[str, Class],
     clock: Clock,
-) -> AsyncIterator[Durable]:
+) -> Durable:
     """Build them; nothing is asked of the store or of the artifacts yet."""
     job_settings = settings.jobs
     jobs = JobStore(redis, Terms(job_settings.lease_s, job_settings.attempts, job_settings.losses))
     artifacts = artifacts_of(settings)
     outlook = Outlook(redis)
     files = Files(redis, artifacts)
-    yield Durable(
+    return Durable(
         jobs=jobs,
         outlook=outlook,
         artifacts=artifacts,

@@ -101,8 +101,10 @@ def _end(record: Mapping[str, Any]) -> Iterator[str]:
     tries = f" in {record['attempts']} attempts" if record["attempts"] > 1 else ""
     yield f"  ended {record['outcome']}{code}{where}{tries}"
     if record["ttft_ms"] is not None:
+        # An answer in one piece, or of one token, has no time between tokens.
+        tpot = "none" if record["tpot_ms"] is None else _time(record["tpot_ms"])
         yield (
-            f"  measured: TTFT {_time(record['ttft_ms'])}, TPOT {_time(record['tpot_ms'])}, "
+            f"  measured: TTFT {_time(record['ttft_ms'])}, TPOT {tpot}, "
             f"{record['prompt_tokens']} prompt tokens ({record['cached_tokens']} cached), "
             f"{record['completion_tokens']} output tokens"
         )

@@ -4,7 +4,7 @@ A file is the hash `sluice:file:<id>`; a tenant's files are ordered in `sluice:f
 their ids, which tell the instant of creation. Bytes are artifacts under `files/<id>`.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from gateway.artifacts import Artifacts, NoArtifact, Written
 from gateway.errors import BodyTooLarge, NotFound
 from gateway.jobs.model import new_id
+from gateway.replies import answer
 
 EXPIRING = "sluice:files:expiring"
 
@@ -93,7 +94,7 @@ class Files:
 
     async def find(self, tenant: str, file_id: str, *, param: str = "id") -> StoredFile:
         """Give a tenant's file; raises NotFound, which names the parameter at fault."""
-        found = await _answer(self._redis.hgetall(f"sluice:file:{file_id}"))
+        found = await answer(self._redis.hgetall(f"sluice:file:{file_id}"))
         file = _file(file_id, found)
         if file is None or file.tenant != tenant:
             raise NotFound(f"No such File object: {file_id[:100]}", param=param)
@@ -112,7 +113,7 @@ class Files:
         files: list[StoredFile] = []
         start, end = ("+", "-") if newest_first else ("-", "+")
         while True:
-            ids = await _answer(
+            ids = await answer(
                 self._redis.zrange(
                     _index(tenant),
                     cast(Any, f"({after}" if after else start),
@@ -159,17 +160,17 @@ class Files:
     async def holds(self, artifact: str) -> bool:
         """Whether an artifact belongs to a file that is known."""
         file_id = artifact.removeprefix("files/").partition(".")[0]
-        found = await _answer(self._redis.hget(f"sluice:file:{file_id}", "artifact"))
+        found = await answer(self._redis.hget(f"sluice:file:{file_id}", "artifact"))
         return found is not None and found.decode() == artifact
 
     async def remove_expired(self, *, now: float) -> int:
         """Remove the files whose time is over; gives how many."""
-        ids = await _answer(self._redis.zrangebyscore(EXPIRING, "-inf", now, start=0, num=100))
+        ids = await answer(self._redis.zrangebyscore(EXPIRING, "-inf", now, start=0, num=100))
         files = await self._find_all([each.decode() for each in ids])
         for file in files:
             await self.remove(file)
         if gone := {each.decode() for each in ids} - {file.id for file in files}:
-            await _answer(self._redis.zrem(EXPIRING, *gone))
+            await answer(self._redis.zrem(EXPIRING, *gone))
         return len(files)
 
     async def _find_all(self, ids: list[str]) -> list[StoredFile]:
@@ -199,7 +200,3 @@ def _file(file_id: str, fields: Mapping[bytes, bytes]) -> StoredFile | None:
 
 def _index(tenant: str) -> str:
     return f"sluice:files:{tenant}"
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

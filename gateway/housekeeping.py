@@ -5,8 +5,6 @@ a lock in the store, since one sweeper is enough.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -15,8 +13,9 @@ from redis.exceptions import RedisError
 from backends.clock import Clock
 from gateway.artifacts import Artifacts, ArtifactsAway
 from gateway.files import Files
-from gateway.jobs.model import Job, JobKind
-from gateway.jobs.store import JOBS, JobStore
+from gateway.jobs.model import JOBS, Job, JobKind
+from gateway.jobs.store import JobStore
+from gateway.replies import answer
 
 TICK_S = 1.0
 SWEEP_EVERY_S = 30.0
@@ -54,7 +53,7 @@ class Housekeeper:
 
     async def sweep(self, *, now: float) -> int:
         """Remove jobs and files whose time is over, artifacts first; gives how many."""
-        ids = await _answer(
+        ids = await answer(
             self._redis.zrangebyscore(f"{JOBS}expiring", "-inf", now, start=0, num=100)
         )
         jobs = await self._jobs.find_all([each.decode() for each in ids])
@@ -63,7 +62,7 @@ class Housekeeper:
             await self._jobs.forget(job)
         gone = {each.decode() for each in ids} - {job.id for job in jobs}
         if gone:
-            await _answer(self._redis.zrem(f"{JOBS}expiring", *gone))
+            await answer(self._redis.zrem(f"{JOBS}expiring", *gone))
         return len(jobs) + await self._files.remove_expired(now=now)
 
     async def sweep_orphans(self, *, before: float) -> list[str]:
@@ -88,7 +87,7 @@ class Housekeeper:
 
     async def _is_due(self, what: str, every_s: float) -> bool:
         key = f"{JOBS}{what}"
-        return bool(await _answer(self._redis.set(key, "1", nx=True, ex=int(every_s))))
+        return bool(await answer(self._redis.set(key, "1", nx=True, ex=int(every_s))))
 
 
 def _counts(job: Job | None, kind: JobKind, name: str) -> bool:
@@ -101,7 +100,3 @@ def _counts(job: Job | None, kind: JobKind, name: str) -> bool:
         return False  # its rows are in its two files by now
     artifact = str(job.result.get("artifact", ""))
     return bool(artifact) and name.rpartition("/")[0] == artifact.rpartition("/")[0]
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

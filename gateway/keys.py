@@ -9,15 +9,16 @@ import hmac
 import re
 import secrets
 import string
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 
 from backends.clock import Clock
 from gateway.call import NO_QUOTA, Principal, Quota
+from gateway.replies import answer, text
 
 PREFIX = "sk-sluice-"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -141,11 +142,11 @@ class KeyStore:
 
     async def find(self, key_id: str) -> KeyRecord | None:
         """Look a key up by its id."""
-        return _record(key_id, await _answer(self._redis.hgetall(_hash_of(key_id))))
+        return _record(key_id, await answer(self._redis.hgetall(_hash_of(key_id))))
 
     async def list(self) -> list[KeyRecord]:
         """Give all keys, oldest first, revoked ones too."""
-        ids = sorted(_text(each) for each in await _answer(self._redis.smembers(_IDS)))
+        ids = sorted(text(each) for each in await answer(self._redis.smembers(_IDS)))
         async with self._redis.pipeline(transaction=False) as batch:
             for key_id in ids:
                 batch.hgetall(_hash_of(key_id))
@@ -157,17 +158,12 @@ class KeyStore:
         """Close a key for good; give its record, None for an unknown id. May be repeated."""
         if await self.find(key_id) is None:
             return None
-        await _answer(self._redis.hsetnx(_hash_of(key_id), "revoked_at", repr(self._clock.now())))
+        await answer(self._redis.hsetnx(_hash_of(key_id), "revoked_at", repr(self._clock.now())))
         return await self.find(key_id)
 
 
 def _hash_of(key_id: str) -> str:
     return f"sluice:key:{key_id}"
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    """Wait for a reply: redis-py types its commands for its blocking client, too."""
-    return await cast(Awaitable[Any], reply)
 
 
 def _fields(record: KeyRecord) -> dict[Any, Any]:
@@ -189,7 +185,7 @@ def _fields(record: KeyRecord) -> dict[Any, Any]:
 
 
 def _record(key_id: str, fields: Mapping[Any, Any]) -> KeyRecord | None:
-    found = {_text(name): _text(value) for name, value in fields.items()}
+    found = {text(name): text(value) for name, value in fields.items()}
     if "digest" not in found:
         return None
     grant = Grant(
@@ -222,7 +218,3 @@ def _number(text: str | None) -> float | None:
 
 def _whole(text: str | None) -> int | None:
     return None if text is None else int(text)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -3,14 +3,10 @@
 import asyncio
 from functools import partial
 
-from backends.clock import Clock
-from backends.registry import Registry
 from gateway.afterwards import Later, at_once
+from gateway.bearings import Bearings
 from gateway.call import Receipt
-from gateway.estimates import Estimates
 from gateway.plans import GENERATES, Placed
-from gateway.pools import Pools
-from gateway.queue.ledger import Ledger
 
 LEAST_TIMED_TOKENS = 8  # an answer shorter than this says little of the time per token
 UNARY_LATE = 1.25  # of a prompt's predicted time, after which it is taken to be through
@@ -20,20 +16,12 @@ LEAST_PREDICTED_S = 0.05  # below it a ratio says more of this process than of t
 class Lessons:
     """Turns measured calls into what the estimates, pools and laws have learnt."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        ledger: Ledger,
-        clock: Clock,
-        estimates: Estimates,
-        pools: Pools,
-        later: Later = at_once,
-    ) -> None:
-        self._registry = registry
-        self._ledger = ledger
-        self._clock = clock
-        self._estimates = estimates
-        self._pools = pools
+    def __init__(self, bearings: Bearings, later: Later = at_once) -> None:
+        self._registry = bearings.registry
+        self._ledger = bearings.ledger
+        self._clock = bearings.clock
+        self._estimates = bearings.estimates
+        self._pools = bearings.pools
         self.later = later
 
     def awaiting(self, placed: Placed, receipt: Receipt) -> "Awaiting":

@@ -1,15 +1,9 @@
 """What is new of the pools, and does the ledger know it?"""
 
-from collections.abc import Mapping
-
-from backends.clock import Clock
 from backends.fleet import HealthState, Pool
-from backends.registry import Registry
-from backends.slo import Class
-from gateway.estimates import Estimates
+from gateway.bearings import Bearings
 from gateway.pool_state import PoolState
-from gateway.pools import Pools
-from gateway.queue.ledger import Candidate, Ledger
+from gateway.queue.ledger import Candidate
 
 LOOK_EVERY_S = 0.5
 
@@ -20,22 +14,14 @@ class Lookout:
     `shrinking` are the models whose pools are losing replicas.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        ledger: Ledger,
-        clock: Clock,
-        classes: Mapping[str, Class],
-        estimates: Estimates,
-        pools: Pools,
-    ) -> None:
+    def __init__(self, bearings: Bearings) -> None:
         self.shrinking: frozenset[str] = frozenset()
-        self._registry = registry
-        self._ledger = ledger
-        self._clock = clock
-        self._classes = classes
-        self._estimates = estimates
-        self._pools = pools
+        self._registry = bearings.registry
+        self._ledger = bearings.ledger
+        self._clock = bearings.clock
+        self._classes = bearings.classes
+        self._estimates = bearings.estimates
+        self._pools = bearings.pools
         self._offered: dict[tuple[str, str], tuple[Candidate, ...]] = {}
 
     async def run(self) -> None:

@@ -5,14 +5,12 @@ from contextlib import AbstractContextManager
 from math import inf
 from zlib import crc32
 
-from backends.clock import Clock
-from backends.slo import Class
 from gateway.admission import Outlook
+from gateway.bearings import Bearings
 from gateway.call import Call
 from gateway.plans import Plan
 from gateway.pool_state import PoolState
-from gateway.pools import LAW_SHARE, Pools
-from gateway.queue.ledger import Ledger
+from gateway.pools import LAW_SHARE
 from gateway.returns import Returns
 from gateway.routing.router import Choice, Question, is_reachable, ttft_from_slot_s
 from gateway.waiters import Waiters
@@ -26,20 +24,17 @@ class Outlooks:
 
     def __init__(
         self,
-        ledger: Ledger,
-        clock: Clock,
-        classes: Mapping[str, Class],
-        pools: Pools,
+        bearings: Bearings,
         *,
         weights: Mapping[str, float],
         most_waiting: int,
         promises: bool,
     ) -> None:
         self.returns: dict[str, Returns] = {}
-        self._ledger = ledger
-        self._clock = clock
-        self._classes = classes
-        self._pools = pools
+        self._ledger = bearings.ledger
+        self._clock = bearings.clock
+        self._classes = bearings.classes
+        self._pools = bearings.pools
         self._weights = weights
         self._most_waiting = most_waiting
         self._promises = promises

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from backends.clock import Clock
 from gateway.call import Call
 from gateway.errors import GatewayError, StreamBroken
-from gateway.responses_store import ResponsesStore, Stored, TooLarge, away
+from gateway.responses_record import Stored, away
+from gateway.responses_store import ResponsesStore, TooLarge
 from gateway.sink import Flow, Header, Sink
 from gateway.wire.responses.document import TERMINAL, Document, failed
 from gateway.wire.sse import split

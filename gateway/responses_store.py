@@ -1,34 +1,35 @@
 """Which responses are kept, for whom, and what does a conversation consist of?
 
-In Redis a response is the hash `sluice:response:<tenant>:<id>` of its document, its own input
-items, the ids of the responses before it, its status and, while it runs in the background, when
-its gateway was last seen alive. `sluice:response-item:<tenant>:<item id>` names the response that
-holds an item, and the stream `sluice:response-events:<tenant>:<id>` has the events of a background
-response that is streamed. All of it expires. The tenant is part of every key, so another tenant's
-id is simply not there. Every write may be repeated.
+Every write may be repeated. How a response lies there is in `responses_record.py`.
 """
 
-import asyncio
-import contextlib
-import re
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, Unavailable
-from gateway.wire.responses.document import TERMINAL, Document
+from gateway.errors import ContextLengthExceeded, InvalidRequest
+from gateway.replies import answer, text
+from gateway.responses_record import (
+    FIELDS,
+    ID,
+    ITEM_ID,
+    History,
+    Stored,
+    asking,
+    events_key,
+    fields_of,
+    item_key,
+    key_of,
+    stored_of,
+)
+from gateway.wire.responses.document import Document
 from gateway.wire.responses.items import Item
 
-ASK_TIMEOUT_S = 2.0
 LONGEST_CHAIN = 2_000
 EVENTS_TTL_S = 3_600
-
-_ID = re.compile(r"resp_[A-Za-z0-9]{1,64}")
-_ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 # Moves a response on, unless it has ended or is gone; answers the status that holds then.
 _ADVANCE = """
@@ -47,38 +48,6 @@ if status == 'queued' or status == 'in_progress' then
 end
 return status
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A response as it is kept.
-
-    `input` are the items that its own request brought; `chain` the ids of the responses that it
-    follows, oldest first. `alive_at` (Unix seconds) is known while it runs in the background.
-    """
-
-    document: Document
-    input: list[Item]
-    chain: tuple[str, ...] = ()
-    alive_at: float | None = None
-
-    @property
-    def id(self) -> str:
-        """The response's id."""
-        return str(self.document["id"])
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.document["status"] in TERMINAL
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What a new response follows: every item so far, and the ids of the responses."""
-
-    items: tuple[Item, ...] = ()
-    chain: tuple[str, ...] = ()
 
 
 class TooLarge(Exception):
@@ -101,24 +70,16 @@ class ResponsesStore:
 
     async def keep(self, tenant: str, stored: Stored) -> None:
         """Write a response whole. Raises TooLarge."""
-        document, given = orjson.dumps(stored.document), orjson.dumps(stored.input)
-        if len(document) + len(given) > self._max_bytes:
+        fields = fields_of(stored)
+        if len(fields["document"]) + len(fields["input"]) > self._max_bytes:
             raise TooLarge
-        fields: dict[str, bytes | str] = {
-            "document": document,
-            "input": given,
-            "chain": orjson.dumps(stored.chain),
-            "status": stored.document["status"],
-        }
-        if stored.alive_at is not None:
-            fields["alive_at"] = repr(stored.alive_at)
-        key = _key(tenant, stored.id)
-        async with _asking(), self._redis.pipeline(transaction=True) as batch:
+        key = key_of(tenant, stored.id)
+        async with asking(), self._redis.pipeline(transaction=True) as batch:
             batch.hset(key, mapping=cast(dict[Any, Any], fields))
             batch.expire(key, self._ttl_s)
             for item in (*stored.input, *stored.document["output"]):
-                if _ITEM_ID.fullmatch(item["id"]):
-                    batch.set(_item_key(tenant, item["id"]), stored.id, ex=self._ttl_s)
+                if ITEM_ID.fullmatch(item["id"]):
+                    batch.set(item_key(tenant, item["id"]), stored.id, ex=self._ttl_s)
             await batch.execute()
 
     async def advance(self, tenant: str, document: Document) -> str | None:
@@ -130,30 +91,30 @@ class ResponsesStore:
         body = orjson.dumps(document)
         if len(body) > self._max_bytes:
             raise TooLarge
-        key = _key(tenant, document["id"])
-        async with _asking():
+        key = key_of(tenant, document["id"])
+        async with asking():
             status = await self._advance([key], [document["status"], body, self._ttl_s])
             if document["output"] and status is not None:
                 async with self._redis.pipeline(transaction=False) as batch:
                     for item in document["output"]:
-                        batch.set(_item_key(tenant, item["id"]), document["id"], ex=self._ttl_s)
+                        batch.set(item_key(tenant, item["id"]), document["id"], ex=self._ttl_s)
                     await batch.execute()
-        return None if status is None else _text(status)
+        return None if status is None else text(status)
 
     async def beat(self, running: Iterable[tuple[str, str]], *, now: float) -> list[str | None]:
         """Say that responses, as (tenant, id), are being worked on; give their statuses."""
-        async with _asking(), self._redis.pipeline(transaction=False) as batch:
+        async with asking(), self._redis.pipeline(transaction=False) as batch:
             for tenant, response_id in running:
-                await self._beat([_key(tenant, response_id)], [repr(now)], client=batch)
+                await self._beat([key_of(tenant, response_id)], [repr(now)], client=batch)
             found = await batch.execute()
-        return [None if each is None else _text(each) for each in found]
+        return [None if each is None else text(each) for each in found]
 
     async def find(self, tenant: str, response_id: str) -> Stored | None:
         """Give a response; None where this tenant has none of that id."""
-        if not _ID.fullmatch(response_id):
+        if not ID.fullmatch(response_id):
             return None
-        async with _asking():
-            return _stored(await _answer(self._redis.hmget(_key(tenant, response_id), *_FIELDS)))
+        async with asking():
+            return stored_of(await answer(self._redis.hmget(key_of(tenant, response_id), *FIELDS)))
 
     async def delete(self, tenant: str, response_id: str) -> bool:
         """Forget a response; gives whether there was one. Later ones in its chain break."""
@@ -161,11 +122,11 @@ class ResponsesStore:
         if found is None:
             return False
         items = (*found.input, *found.document["output"])
-        async with _asking():
+        async with asking():
             await self._redis.delete(
-                _key(tenant, response_id),
-                _events_key(tenant, response_id),
-                *(_item_key(tenant, item["id"]) for item in items),
+                key_of(tenant, response_id),
+                events_key(tenant, response_id),
+                *(item_key(tenant, item["id"]) for item in items),
             )
         return True
 
@@ -193,15 +154,15 @@ class ResponsesStore:
         return History(tuple(items), (*last.chain, last.id))
 
     async def _ancestors(self, tenant: str, last: Stored) -> list[Stored]:
-        async with _asking(), self._redis.pipeline(transaction=False) as batch:
+        async with asking(), self._redis.pipeline(transaction=False) as batch:
             for each in (*last.chain, last.id):
-                batch.expire(_key(tenant, each), self._ttl_s)
+                batch.expire(key_of(tenant, each), self._ttl_s)
             for each in last.chain:
-                batch.hmget(_key(tenant, each), *_FIELDS)
+                batch.hmget(key_of(tenant, each), *FIELDS)
             found = await batch.execute()
         turns = []
         for each, fields in zip(last.chain, found[len(last.chain) + 1 :], strict=True):
-            turn = _stored(fields)
+            turn = stored_of(fields)
             if turn is None:
                 raise _no_previous(each)
             turns.append(turn)
@@ -209,12 +170,12 @@ class ResponsesStore:
 
     async def find_items(self, tenant: str, item_ids: list[str]) -> Mapping[str, Item]:
         """Give the items that are stored under these ids; what is not there is left out."""
-        wanted = [each for each in dict.fromkeys(item_ids) if _ITEM_ID.fullmatch(each)]
+        wanted = [each for each in dict.fromkeys(item_ids) if ITEM_ID.fullmatch(each)]
         if not wanted:
             return {}
-        async with _asking():
-            owners = await _answer(self._redis.mget([_item_key(tenant, each) for each in wanted]))
-        ids = dict.fromkeys(_text(owner) for owner in owners if owner is not None)
+        async with asking():
+            owners = await answer(self._redis.mget([item_key(tenant, each) for each in wanted]))
+        ids = dict.fromkeys(text(owner) for owner in owners if owner is not None)
         holders = [await self.find(tenant, each) for each in ids]
         return {
             item["id"]: item
@@ -228,8 +189,8 @@ class ResponsesStore:
         self, tenant: str, response_id: str, first: int, frames: list[bytes]
     ) -> None:
         """Append events, the first of which has the sequence number `first`."""
-        key = _events_key(tenant, response_id)
-        async with _asking(), self._redis.pipeline(transaction=False) as batch:
+        key = events_key(tenant, response_id)
+        async with asking(), self._redis.pipeline(transaction=False) as batch:
             for number, frame in enumerate(frames, first):
                 batch.xadd(key, {b"frame": frame}, id=f"{number}-1")
             batch.expire(key, EVENTS_TTL_S)
@@ -240,34 +201,12 @@ class ResponsesStore:
 
     async def events(self, tenant: str, response_id: str, after: int) -> list[bytes] | None:
         """Give the events whose sequence number is above `after`; None where none are kept."""
-        key = _events_key(tenant, response_id)
-        async with _asking(), self._redis.pipeline(transaction=False) as batch:
+        key = events_key(tenant, response_id)
+        async with asking(), self._redis.pipeline(transaction=False) as batch:
             batch.exists(key)
             batch.xrange(key, min=f"({after}-1" if after >= 0 else "-", count=1_000)
             known, found = await batch.execute()
         return [fields[b"frame"] for _, fields in found] if known else None
-
-
-_FIELDS = ("document", "input", "chain", "alive_at")
-
-
-def away() -> GatewayError:
-    """Say that the store cannot be reached."""
-    return Unavailable(
-        "Stored responses cannot be reached at the moment. Try again.",
-        code="response_store_unavailable",
-        retry_after_s=5.0,
-    )
-
-
-@contextlib.asynccontextmanager
-async def _asking() -> AsyncIterator[None]:
-    """Bound the wait for the store, and turn its absence into our error."""
-    try:
-        async with asyncio.timeout(ASK_TIMEOUT_S):
-            yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise away() from error
 
 
 def _no_previous(response_id: str) -> InvalidRequest:
@@ -276,36 +215,3 @@ def _no_previous(response_id: str) -> InvalidRequest:
         param="previous_response_id",
         code="previous_response_not_found",
     )
-
-
-def _stored(fields: list[Any]) -> Stored | None:
-    document, given, chain, alive_at = fields
-    if document is None or given is None:
-        return None
-    return Stored(
-        document=orjson.loads(document),
-        input=orjson.loads(given),
-        chain=tuple(orjson.loads(chain or b"[]")),
-        alive_at=None if alive_at is None else float(alive_at),
-    )
-
-
-def _key(tenant: str, response_id: str) -> str:
-    return f"sluice:response:{tenant}:{response_id}"
-
-
-def _item_key(tenant: str, item_id: str) -> str:
-    return f"sluice:response-item:{tenant}:{item_id}"
-
-
-def _events_key(tenant: str, response_id: str) -> str:
-    return f"sluice:response-events:{tenant}:{response_id}"
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    """Wait for a reply: redis-py types its commands for its blocking client, too."""
-    return await cast(Awaitable[Any], reply)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

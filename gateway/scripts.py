@@ -6,15 +6,15 @@ line `--+ FILE` in one stands for the text of that file: a long script is a list
 """
 
 import hashlib
-from collections.abc import Awaitable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.line import Line
+from gateway.replies import answer
 
 _PART = "--+ "
 
@@ -29,9 +29,9 @@ class Script:
     async def __call__(self, redis: Redis, keys: list[str], arguments: list[Any]) -> Any:
         """Run it. Raises redis.RedisError; a script that must not run twice has to see to it."""
         try:
-            return await _answer(redis.evalsha(self.digest, len(keys), *keys, *arguments))
+            return await answer(redis.evalsha(self.digest, len(keys), *keys, *arguments))
         except NoScriptError:
-            return await _answer(redis.eval(self.text, len(keys), *keys, *arguments))
+            return await answer(redis.eval(self.text, len(keys), *keys, *arguments))
 
     async def on(self, line: Line, keys: list[str], arguments: list[Any]) -> Any:
         """Run it on a line, where every call runs one."""
@@ -50,8 +50,3 @@ def _joined(folder: Traversable, name: str) -> str:
         _joined(folder, line.removeprefix(_PART)) if line.startswith(_PART) else line
         for line in lines
     )
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    """Wait for a reply: redis-py types its commands for its blocking client, too."""
-    return await cast(Awaitable[Any], reply)

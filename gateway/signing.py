@@ -9,10 +9,10 @@ import hashlib
 import hmac
 import math
 import secrets
-from collections.abc import Awaitable
-from typing import Any, cast
 
 from redis.asyncio import Redis
+
+from gateway.replies import answer
 
 KEY = "sluice:signing-secret"
 
@@ -42,12 +42,8 @@ class Signer:
 
     async def _key(self) -> bytes:
         if self._secret is None:
-            await _answer(self._redis.set(KEY, secrets.token_bytes(32), nx=True))
-            self._secret = await _answer(self._redis.get(KEY))
+            await answer(self._redis.set(KEY, secrets.token_bytes(32), nx=True))
+            self._secret = await answer(self._redis.get(KEY))
         if self._secret is None:
             raise OSError("the signing secret is gone")
         return self._secret
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

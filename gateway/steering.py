@@ -16,6 +16,7 @@ from backends.registry import Registry
 from backends.slo import Class, Targets, WhenLate
 from gateway.admission import Outlook, Reason
 from gateway.afterwards import Later, at_once
+from gateway.bearings import Bearings
 from gateway.call import Call, Receipt
 from gateway.estimates import Estimates, Size
 from gateway.lateness import behind_all
@@ -67,16 +68,11 @@ class Steering:
             promises=self._promises,
             profiles=profiles,
         )
-        self.lessons = Lessons(registry, ledger, clock, self.estimates, self.pools, later)
-        self.lookout = Lookout(registry, ledger, clock, classes, self.estimates, self.pools)
+        bearings = Bearings(registry, ledger, clock, classes, self.estimates, self.pools)
+        self.lessons = Lessons(bearings, later)
+        self.lookout = Lookout(bearings)
         self.outlooks = Outlooks(
-            ledger,
-            clock,
-            classes,
-            self.pools,
-            weights=self._weights,
-            most_waiting=most_waiting,
-            promises=self._promises,
+            bearings, weights=self._weights, most_waiting=most_waiting, promises=self._promises
         )
 
     def plan(self, call: Call, class_name: str | None = None) -> Plan:

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from backends.clock import Clock
@@ -161,7 +162,7 @@ class VideoIntake:
         late_by_s = await self._late_by_s(new, deadline_s)
         if reference is not None:
             written = await put(self._artifacts, f"videos/{job_id}/reference", reference)
-            new = _with_reference(new, written.name)
+            new = replace(new, payload={**new.payload, "reference": written.name})
         submitted = await self._jobs.submit(new, now=now, known_only=late_by_s > 0)
         return await self._made(submitted, new, now, late_by_s)
 
@@ -230,8 +231,3 @@ class VideoIntake:
                     f" of {deadline_s:.0f} s.",
                     retry_after_s=late_by_s,
                 )
-
-
-def _with_reference(new: NewJob, name: str) -> NewJob:
-    values = {field: getattr(new, field) for field in NewJob.__slots__}
-    return NewJob(**{**values, "payload": {**new.payload, "reference": name}})

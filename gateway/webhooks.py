@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,8 +22,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from backends.clock import Clock
 from gateway.fetch import check_url, public_session
-from gateway.jobs.model import Job, JobKind
-from gateway.jobs.store import JOBS, JobStore
+from gateway.jobs.model import JOBS, Job, JobKind
+from gateway.jobs.store import JobStore
+from gateway.replies import answer
 from gateway.settings_jobs import WebhookEndpoint, WebhookSettings
 from gateway.wire.batches import shown as shown_batch
 
@@ -117,17 +118,17 @@ class Webhooks:
     async def _read(self) -> None:
         """Turn ends into deliveries that are due; an end is acknowledged when they are kept."""
         try:
-            await _answer(self._redis.xgroup_create(ENDED, GROUP, id="0", mkstream=True))
+            await answer(self._redis.xgroup_create(ENDED, GROUP, id="0", mkstream=True))
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-        stale = await _answer(
+        stale = await answer(
             self._redis.xautoclaim(
                 ENDED, GROUP, self._name, min_idle_time=STALE_MS, count=READ_AT_ONCE
             )
         )
         entries = list(stale[1])
-        found = await _answer(
+        found = await answer(
             self._redis.xreadgroup(GROUP, self._name, {ENDED: ">"}, count=READ_AT_ONCE)
         )
         for _, fresh in found or ():
@@ -135,7 +136,7 @@ class Webhooks:
         for entry, fields in entries:
             if fields:
                 await self._keep(fields[b"job"].decode())
-            await _answer(self._redis.xack(ENDED, GROUP, entry))
+            await answer(self._redis.xack(ENDED, GROUP, entry))
 
     async def _keep(self, job_id: str) -> None:
         job = await self._jobs.find(job_id)
@@ -160,40 +161,38 @@ class Webhooks:
     async def _send_due(self, session: aiohttp.ClientSession) -> int:
         """Send what is due; who takes one moves it into the future first, so that one sends it."""
         now = self._clock.now()
-        names = await _answer(
-            self._redis.zrangebyscore(DUE, "-inf", now, start=0, num=READ_AT_ONCE)
-        )
+        names = await answer(self._redis.zrangebyscore(DUE, "-inf", now, start=0, num=READ_AT_ONCE))
         taken = [each.decode() for each in names if await self._take(each, now)]
         await asyncio.gather(*(self._send(session, each) for each in taken))
         return len(taken)
 
     async def _take(self, name: bytes, now: float) -> bool:
         later = now + 2 * TIMEOUT_S
-        return bool(await _answer(self._redis.eval(_TAKE, 1, DUE, name, now, later)))
+        return bool(await answer(self._redis.eval(_TAKE, 1, DUE, name, now, later)))
 
     async def _send(self, session: aiohttp.ClientSession, name: str) -> None:
         key = f"sluice:webhook:{name}"
-        found: Mapping[bytes, bytes] = await _answer(self._redis.hgetall(key))
+        found: Mapping[bytes, bytes] = await answer(self._redis.hgetall(key))
         url = found.get(b"url", b"").decode()
         number = int(name.rpartition(":")[2])
         all_ = self._settings.endpoints
         likely = (*all_[number : number + 1], *all_)  # they may have been exchanged meanwhile
         endpoint = next((each for each in likely if each.url == url), None)
         if b"body" not in found or endpoint is None:  # nobody there is to be told any more
-            await _answer(self._redis.zrem(DUE, name))
+            await answer(self._redis.zrem(DUE, name))
             return
         why = await self._post(session, endpoint, found[b"id"].decode(), found[b"body"])
         if why is None:
-            await _answer(self._redis.zrem(DUE, name))
-            await _answer(self._redis.delete(key))
+            await answer(self._redis.zrem(DUE, name))
+            await answer(self._redis.delete(key))
             return
-        tries = int(await _answer(self._redis.hincrby(key, "tries", 1)))
+        tries = int(await answer(self._redis.hincrby(key, "tries", 1)))
         if tries >= self._settings.attempts:
             _log.warning("webhook_given_up", webhook=name, tries=tries, error=why)
-            await _answer(self._redis.zrem(DUE, name))
+            await answer(self._redis.zrem(DUE, name))
             return
         pause_s = min(FIRST_PAUSE_S * 4 ** (tries - 1), LONGEST_PAUSE_S)
-        await _answer(self._redis.zadd(DUE, {name: self._clock.now() + pause_s}, xx=True))
+        await answer(self._redis.zadd(DUE, {name: self._clock.now() + pause_s}, xx=True))
 
     async def _post(
         self, session: aiohttp.ClientSession, endpoint: WebhookEndpoint, event_id: str, body: bytes
@@ -221,7 +220,3 @@ def _wants(endpoint: WebhookEndpoint, job: Job, event: Event) -> bool:
     if endpoint.tenant is not None and endpoint.tenant != job.tenant:
         return False
     return not endpoint.events or event.type in endpoint.events
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

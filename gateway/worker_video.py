@@ -1,11 +1,12 @@
 """How does a video come about? Lease on a replica -> engine -> artifact, and nothing twice.
 
-Before the engine is asked, its newest video is written down; a worker that takes over finds by it
-what its predecessor had begun, and goes on watching instead of beginning again. One job holds a
-replica at a time, so whatever is newer there is its own.
+Before the engine is asked, its newest video is written down (`after:ID` in the job's `engine`),
+then the one that it has begun (`video:ID`). A worker that takes over finds by either what its
+predecessor had begun, and goes on watching instead of beginning again. One job holds a replica at
+a time, so whatever is newer there is its own.
 """
 
-import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
@@ -204,7 +205,8 @@ class VideoRunner:
             await draft.abandon()
         if written.size_bytes == 0:
             raise TryAgain("the replica gave an empty file")
-        await _quietly(lambda: client.forget(video.id))
+        with contextlib.suppress(EngineGone, EngineBroken, EngineRefused):
+            await client.forget(video.id)
         return Done(
             {"artifact": written.name, "bytes": written.size_bytes, "sha256": written.sha256}
         )
@@ -217,12 +219,3 @@ class VideoRunner:
 
     def _client(self, replica: Replica) -> DiffusionClient:
         return DiffusionClient(self._session, replica)
-
-
-async def _quietly(act: Callable[[], object]) -> None:
-    try:
-        found = act()
-        if asyncio.iscoroutine(found):
-            await found
-    except (EngineGone, EngineBroken, EngineRefused):
-        return

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.call import Receipt
-from gateway.queue.exchange import WAITING, read_waiting
 from gateway.queue.ledger import Backlog, Slot
+from gateway.queue.operations import WAITING, read_waiting
 
 EARNED = 0.2  # of a yield by each row that ends; one costs half a row on average
 MOST_SAVED = 512.0  # a node's replicas filled deep, once
@@ -72,7 +72,7 @@ class Yielding:
 
     `slots` gives this process's slots of a model, `backlog` who waits for it, and `guests` how many
     calls of a rank may be on one of its replicas that is kept for a tighter class (None: it is
-    not).
+    not). Rows make room for who waits for longer than `patient_s`; `watch` looks every `look_s`.
     """
 
     def __init__(
@@ -81,11 +81,16 @@ class Yielding:
         slots: Callable[[str], Iterable[Slot]],
         guests: Callable[[str, str, int], int | None],
         backlog: Callable[[str], Mapping[int, Backlog]],
+        *,
+        patient_s: float = PATIENT_S,
+        look_s: float = LOOK_S,
     ) -> None:
         self._redis = redis
         self._slots = slots
         self._guests = guests
         self._backlog = backlog
+        self._patient_s = patient_s
+        self._look_s = look_s
         self._models: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[Receipt]] = {}
         self._told: set[str] = set()
@@ -115,7 +120,7 @@ class Yielding:
         """Take in who waits for a model: rows make room where somebody does so a moment later."""
         if model not in self._looks and any(each.calls for each in backlog.values()):
             self._looks.add(model)
-            asyncio.get_running_loop().call_later(PATIENT_S, self._look, model)
+            asyncio.get_running_loop().call_later(self._patient_s, self._look, model)
 
     def _look(self, model: str) -> None:
         self._looks.discard(model)
@@ -138,7 +143,7 @@ class Yielding:
     async def watch(self) -> None:
         """Look for those who wait still, for ever: what was told is told once, and may be lost."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._look_s)
             for model in set(self._models.values()):
                 self.hear(model, self._backlog(model))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from loadtest import attainment, launch, manifest, results
 from loadtest.judgement import Judgement, Verdict
@@ -26,6 +27,7 @@ from loadtest.verdict import judge
 
 _POLL_S = 0.2
 _DRAIN_S = 30.0
+_REACH_S = 10.0
 
 Clear = Callable[[Log, float], bool]
 
@@ -73,6 +75,23 @@ def interrupts() -> Iterator[Interrupted]:
             signal.signal(name, old)
 
 
+def reach(base_url: str) -> None:
+    """Raise CannotJudge where nobody listens: a run would count failures for hours."""
+    parts = _parts(base_url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        socket.create_connection((str(parts.hostname), port), timeout=_REACH_S).close()
+    except OSError as error:
+        raise CannotJudge(f"{base_url} cannot be reached: {error}") from error
+
+
+def _parts(base_url: str) -> SplitResult:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CannotJudge(f"not an http(s) URL: {base_url!r}")
+    return parts
+
+
 def run(
     plan: Plan,
     base_url: str,
@@ -87,8 +106,7 @@ def run(
 
     `clear(log, elapsed_s)` may end the run early. Raises CannotJudge when no load was generated.
     """
-    if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
-        raise CannotJudge(f"not an http(s) URL: {base_url!r}")
+    _parts(base_url)
     running = launch.start(plan.options, base_url, out, generators)
     stopped = ""
     try:

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run_options(parser)
     add = parser.add_argument
-    add("--base-url", default="http://127.0.0.1:8080/v1", help="the endpoint, up to /v1")
+    add("--base-url", default="http://127.0.0.1:8000/v1", help="the endpoint, up to /v1")
     add("--workers", type=int, default=1, help="generator processes on this machine")
     add("--remote-workers", type=int, default=0, help="wait for so many workers elsewhere")
     add("--bind", default="0.0.0.0:5557", help="where the master listens for them")
@@ -72,11 +72,16 @@ def _certify(options: argparse.Namespace) -> int:
     terminal = Terminal(quiet=options.quiet)
     admin = Admin(options.admin_url, os.environ.get("SLUICE_ADMIN_KEY", ""))
     generators = Generators(options.workers, options.remote_workers, options.bind)
+    reaches = not options.remote_workers  # else it is they who have to
     with certify.interrupts() as asked:
         if options.search:
+            if reaches:
+                certify.reach(options.base_url)
             bench = search.Bench(options.base_url, out, generators, terminal, asked, admin)
             return search.command(run, bench, options.search_precision)
         made = plan.make(run)
+        if reaches:
+            certify.reach(options.base_url)
         _announce(made, terminal)
         found = certify.certify(
             made,

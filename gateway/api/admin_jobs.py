@@ -10,6 +10,8 @@ from gateway.errors import Conflict, NotFound
 from gateway.jobs.model import Job, JobError
 from gateway.jobs.store import JobStore
 
+State = Literal["live", "ended", "dead"]
+
 
 def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
     """Make the routes."""
@@ -17,48 +19,21 @@ def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
 
     @router.get("")
     async def list_jobs(
-        state: Literal["live", "ended", "dead"] = "live",
+        state: State = "live",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> dict[str, Any]:
         census = await jobs.census(now=clock.now())
-        if state == "live":
-            found = await jobs.live(limit=limit)
-        elif state == "ended":
-            found = await jobs.ended(limit=limit)
-        else:
-            names = [each["job"] for each in await jobs.dead(limit=limit)]
-            found = await jobs.find_all(dict.fromkeys(names))
         pools = {
             name: {"waiting": pool.waiting, "oldest_s": pool.oldest_s, "counts": dict(pool.counts)}
             for name, pool in census.pools.items()
         }
+        found = await _found(jobs, state, limit)
         return {"object": "list", "data": [_shown(job) for job in found], "pools": pools}
 
     @router.get("/{job_id}")
     async def show_job(job_id: str) -> dict[str, Any]:
         job = await _find(jobs, job_id)
-        payload = {k: v for k, v in job.payload.items() if k not in ("order", "principal")}
-        return {
-            **_shown(job),
-            "attempts": job.attempts,
-            "losses": job.losses,
-            "fence": job.fence,
-            "worker": job.worker,
-            "replica": job.replica,
-            "engine": job.engine,
-            "claimed_at": job.claimed_at,
-            "started_at": job.started_at,
-            "ended_at": job.ended_at,
-            "expires_at": job.expires_at,
-            "deadline": job.deadline,
-            "units": job.units,
-            "request_id": job.request_id,
-            "key_id": job.key_id,
-            "result": dict(job.result),
-            "payload": payload,
-            "notes": dict(job.extra),
-            "reasons": await jobs.reasons(job.id),
-        }
+        return _shown_whole(job, await jobs.reasons(job.id))
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(job_id: str, request: Request) -> dict[str, Any]:
@@ -77,6 +52,17 @@ def job_routes(jobs: JobStore, clock: Clock) -> APIRouter:
         return _shown(await _find(jobs, job_id))
 
     return router
+
+
+async def _found(jobs: JobStore, state: State, limit: int) -> list[Job]:
+    match state:
+        case "live":
+            return await jobs.live(limit=limit)
+        case "ended":
+            return await jobs.ended(limit=limit)
+        case "dead":
+            names = [each["job"] for each in await jobs.dead(limit=limit)]
+            return await jobs.find_all(dict.fromkeys(names))
 
 
 async def _find(jobs: JobStore, job_id: str) -> Job:
@@ -100,4 +86,30 @@ def _shown(job: Job) -> dict[str, Any]:
         "error": None
         if job.error is None
         else {"code": job.error.code, "message": job.error.message},
+    }
+
+
+def _shown_whole(job: Job, reasons: list[str]) -> dict[str, Any]:
+    """Give a job with its payload and why it went back; of who asked, the id of the key alone."""
+    payload = {k: v for k, v in job.payload.items() if k not in ("order", "principal")}
+    return {
+        **_shown(job),
+        "attempts": job.attempts,
+        "losses": job.losses,
+        "fence": job.fence,
+        "worker": job.worker,
+        "replica": job.replica,
+        "engine": job.engine,
+        "claimed_at": job.claimed_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "expires_at": job.expires_at,
+        "deadline": job.deadline,
+        "units": job.units,
+        "request_id": job.request_id,
+        "key_id": job.key_id,
+        "result": dict(job.result),
+        "payload": payload,
+        "notes": dict(job.extra),
+        "reasons": reasons,
     }

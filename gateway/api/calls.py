@@ -32,6 +32,7 @@ class CallRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: serve the call."""
         services = self._services
+        # Under our own protocol the caller's connection is known, and bytes go straight to it.
         turn: Turn | None = (scope.get("extensions") or {}).get(EXTENSION)
         named = self._surface.id_header
         more = () if named is None else ((named, scope["sluice.id"].encode()),)
@@ -78,7 +79,7 @@ class CallRoute:
                     raise
                 task = asyncio.current_task()
                 if task is not None:
-                    task.uncancel()
+                    task.uncancel()  # it was ours, and has done what it was for
                 if isinstance(sink, AsgiSink):
                     sink.abandon()
 

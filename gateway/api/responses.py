@@ -19,7 +19,8 @@ from gateway.api.responses_create import Desk
 from gateway.api.responses_follow import follow
 from gateway.errors import GatewayError, InvalidRequest, NotFound, UnknownUrl
 from gateway.responses_background import ResponseRuns, settled
-from gateway.responses_store import Stored, TooLarge, away
+from gateway.responses_record import Stored, away
+from gateway.responses_store import TooLarge
 from gateway.services import Services
 from gateway.wire.responses.document import cancelled
 from gateway.wire.responses.request import CountTokens, CreateResponse

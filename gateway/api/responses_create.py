@@ -12,7 +12,8 @@ from gateway.call import Call, Operation
 from gateway.errors import GatewayError, InvalidRequest, QueueFull
 from gateway.relay import STREAM_HEADERS
 from gateway.responses_background import ResponseRuns
-from gateway.responses_store import History, Stored, TooLarge
+from gateway.responses_record import History, Stored
+from gateway.responses_store import TooLarge
 from gateway.sink import Sink
 from gateway.wire.body import Body
 from gateway.wire.dialect import Dialect

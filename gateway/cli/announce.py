@@ -2,19 +2,21 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 
 from gateway.cli.data_dir import DataDir, Ready, read_secret
 
 
-def announcement(ready: Ready, data: DataDir) -> str:
-    """Write addresses, key, models, and a `curl` line that works."""
+def announcement(ready: Ready, data: DataDir, *, later: Sequence[str] = ()) -> str:
+    """Write addresses, key, models, and a `curl` line that works; `later` models still start."""
     is_kept = read_secret(data.admin_key) == ready.admin_key
     place = f"its key is in {data.admin_key}" if is_kept else "its key is the configured one"
+    models = ", ".join([*ready.models, *(f"{each} (still starting)" for each in later)])
     lines = [
         "",
         f"Sluice serves {ready.base_url}",
         f"  API key  {ready.api_key}",
-        f"  models   {', '.join(ready.models) or 'none yet: sluice replicas add'}",
+        f"  models   {models or 'none yet: sluice replicas add'}",
         f"  admin    {ready.admin_url} ({place})",
         f"  metrics  {ready.metrics_url}",
         f"  logs     {data.logs}",

@@ -12,6 +12,8 @@ from gateway.cli.failure import USAGE, CommandFailed
 from gateway.cli.options import say
 from gateway.cli.replica_service import engine_key
 
+ABOUT = "Ask a replica questions that its model should know; status 1 where it does not pass."
+
 OFF = "off"
 
 
@@ -56,7 +58,7 @@ def canary_of(given: str | None, model: str) -> Canary | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice canary", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice canary", description=ABOUT)
     parser.add_argument("--replica", required=True, metavar="URL", help="base URL of the engine")
     parser.add_argument("--model", required=True, help="public id of the model")
     parser.add_argument("--served-name", help="the model's name inside the engine")

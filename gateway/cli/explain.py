@@ -8,6 +8,8 @@ from urllib.parse import quote
 from gateway.cli.options import add_admin
 from gateway.cli.replicas import admin_api
 
+ABOUT = "Tell why a call went where it went, through the admin API of a gateway."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print one call's record, in words or as JSON."""
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice explain", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice explain", description=ABOUT)
     parser.add_argument("id", help="request id, as the answer's x-request-id header has it")
     add_admin(parser)
     return parser

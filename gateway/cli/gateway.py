@@ -22,10 +22,12 @@ from gateway.listeners import Bound
 from gateway.settings import Settings
 from gateway.workers import WorkersFailed, serve_all
 
+ABOUT = "Run one gateway; the store and the replicas are elsewhere. SIGTERM drains it."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until a signal; the first drains, the second ends at once."""
-    parser = argparse.ArgumentParser(prog="sluice gateway", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice gateway", description=ABOUT)
     add_config(parser)
     add_data_dir(parser)
     add_redis_url(parser)

@@ -14,11 +14,15 @@ INTERRUPTED = 130
 
 
 class Interrupts:
-    """What was asked: `stop` is set by the first signal; `at_once` runs at each later one."""
+    """What was asked: `stop` is set by the first signal; `at_once` runs at each later one.
+
+    `say` tells whoever waits at a terminal what the first one has begun.
+    """
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.at_once: list[Callable[[], object]] = []
+        self.say: Callable[[], object] | None = None
         self._told = 0
 
     @property
@@ -30,6 +34,8 @@ class Interrupts:
         """Take one signal."""
         self._told += 1
         self.stop.set()
+        if self._told == 1 and self.say is not None:
+            self.say()
         if self.urgent:
             for act in self.at_once:
                 act()

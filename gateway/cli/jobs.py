@@ -11,6 +11,8 @@ from gateway.cli.keys import table
 from gateway.cli.options import add_admin, say
 from gateway.cli.replicas import admin_api
 
+ABOUT = "List, show, cancel and requeue videos and batches, through a gateway's admin API."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Do one of list, show, cancel and requeue."""
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice jobs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice jobs", description=ABOUT)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("list", help="show jobs and how many wait")
     show.add_argument(

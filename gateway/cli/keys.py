@@ -28,6 +28,11 @@ from gateway.cli.options import (
 from gateway.keys import Grant, KeyRecord, KeyStore
 from gateway.settings import Settings
 
+ABOUT = (
+    "Create, list and revoke the keys by which callers are known. They are kept in the "
+    "store itself."
+)
+
 T = TypeVar("T")
 
 _LIMITS = {
@@ -69,7 +74,7 @@ def store_url(settings: Settings) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice keys", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice keys", description=ABOUT)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a key and print it, this once")
     create.add_argument("--name", default="", help="what people call it")

@@ -39,12 +39,14 @@ class Wanted:
 class LocalFleet:
     """Processes to start, and the URLs of the replicas that they bring into service.
 
-    `later` are processes that nobody waits for: what they serve comes when it comes.
+    `later` are processes that nobody waits for: what they serve, `later_models`, comes when it
+    comes.
     """
 
     specs: tuple[LaunchSpec, ...] = ()
     later: tuple[LaunchSpec, ...] = ()
     urls: frozenset[str] = frozenset()
+    later_models: tuple[str, ...] = ()
 
 
 def plan(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
@@ -56,7 +58,12 @@ def plan(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
         case "simulated" if not wanted.scaled:
             fleet = _simulated(wanted, data, store_url)
     workers = tuple(_worker(wanted, data, store_url) for _ in range(wanted.workers))
-    return replace(fleet, specs=(*fleet.specs, *workers), later=_video(wanted, data, store_url))
+    fleet = replace(fleet, specs=(*fleet.specs, *workers))
+    if not wanted.video or wanted.engine == "none":
+        return fleet
+    model = SIMULATED_VIDEO if wanted.engine == "simulated" else TINY_WAN
+    spec = _video(model, wanted, data, store_url)
+    return replace(fleet, later=(spec,), later_models=(model,))
 
 
 def _sglang(wanted: Wanted, data: DataDir, store_url: str) -> LocalFleet:
@@ -105,18 +112,16 @@ def simulated_unit(
     return replace(spec, stop_grace_s=wanted.drain_s + STOP_GRACE_S)
 
 
-def _video(wanted: Wanted, data: DataDir, store_url: str) -> tuple[LaunchSpec, ...]:
+def _video(model: str, wanted: Wanted, data: DataDir, store_url: str) -> LaunchSpec:
     """Serve a video model with the engine that serves the others."""
-    if not wanted.video or wanted.engine == "none":
-        return ()
     if wanted.engine == "simulated":
         speed = ("--speed", repr(wanted.throughput_scale), "--replicas", str(wanted.replicas))
-        words = ("diffusion", "--model", SIMULATED_VIDEO, "--simulated", *speed)
+        words = ("diffusion", "--model", model, "--simulated", *speed)
         spec = _spec(words, wanted, data, store_url, free_ports(HOST, wanted.replicas))
     else:
-        embedded = ("diffusion", "--model", TINY_WAN, "--embedded")
+        embedded = ("diffusion", "--model", model, "--embedded")
         spec = _spec(embedded, wanted, data, store_url, free_ports(HOST, 1))
-    return (replace(spec, ready_path="/health"),)
+    return replace(spec, ready_path="/health")
 
 
 def _worker(wanted: Wanted, data: DataDir, store_url: str) -> LaunchSpec:

@@ -53,7 +53,11 @@ SUBJECTS: Mapping[str, Subject] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give its exit status."""
-    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        _parser().print_help(sys.stderr)
+        return USAGE
+    options = _parser().parse_args(["version"] if given[0] == "--version" else given)
     subject = SUBJECTS[options.subject]
     try:
         return _load(options.subject, subject)(options.rest)
@@ -91,7 +95,7 @@ def _load(name: str, subject: Subject) -> Callable[[Sequence[str]], int]:
             raise
         raise CommandFailed(
             f"`sluice {name}` needs packages that are not installed (missing: {missing}):"
-            f" pip install 'sluice[{subject.extra}]'",
+            f" `make install` in a checkout, else pip install 'sluice[{subject.extra}]'",
             USAGE,
         ) from error
     return cast("Callable[[Sequence[str]], int]", module.main)

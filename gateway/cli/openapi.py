@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from gateway.app import openapi_document
 
+ABOUT = "Print the OpenAPI document of the API, without starting anything."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print the document as JSON."""
-    argparse.ArgumentParser(prog="sluice openapi", description=__doc__).parse_args(arguments)
+    argparse.ArgumentParser(prog="sluice openapi", description=ABOUT).parse_args(arguments)
     print(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
     return 0

@@ -30,6 +30,11 @@ from gateway.cli.replica_service import (
 )
 from gateway.settings import Settings
 
+ABOUT = (
+    "Start SGLang here, or adopt one that runs, and keep its place in the registry. "
+    "SIGTERM drains it."
+)
+
 ENGINE_GRACE_S = 15.0
 
 
@@ -47,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice replica sglang", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice replica sglang", description=ABOUT)
     parser.add_argument("--model", required=True, help="public id of the model")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--url", help="adopt the server at this base URL instead of starting one")

@@ -15,6 +15,11 @@ from gateway.cli.keys import store_url
 from gateway.cli.options import read_settings
 from gateway.cli.replica_service import Service, add_common, advertised, hold, reached_by
 
+ABOUT = (
+    "Serve replicas with the timing of a GPU, many in one process, and keep their places "
+    "in the registry. SIGTERM drains them."
+)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Serve simulated replicas until a signal."""
@@ -33,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sluice replica simulated", description=__doc__, conflict_handler="resolve"
+        prog="sluice replica simulated", description=ABOUT, conflict_handler="resolve"
     )
     add_arguments(parser)
     parser.add_argument(

@@ -20,6 +20,10 @@ from gateway.cli.options import (
     say,
 )
 
+ABOUT = (
+    "List, add, drain and remove the replicas that a running gateway knows, through its admin API."
+)
+
 TIMEOUT_S = 15.0
 
 
@@ -68,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice replicas", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice replicas", description=ABOUT)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     every = [actions.add_parser("list", help="show all replicas, their health and load")]
     add = actions.add_parser("add", help="adopt a replica that someone else runs")

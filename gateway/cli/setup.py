@@ -23,10 +23,15 @@ from gateway.cli.options import (
 )
 from gateway.cli.stack import ensure_key
 
+ABOUT = (
+    "Make the admin key and a first API key as files of the data directory; what is there "
+    "already stays. A deployment runs it before its gateways."
+)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Make what is missing; the keys themselves are printed nowhere."""
-    parser = argparse.ArgumentParser(prog="sluice setup", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice setup", description=ABOUT)
     add_config(parser)
     add_data_dir(parser)
     add_redis_url(parser)

@@ -48,6 +48,10 @@ class Stack:
 
         Raises StoreFailed, LaunchFailed or CommandFailed where a part does not start.
         """
+        most_s = self.settings.timeouts.drain_s
+        interrupts.say = lambda: say(
+            f"Ending: calls that run have up to {most_s:.0f} s; Ctrl-C once more ends all at once."
+        )
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(
                 open_store(self.settings.redis_url, self.data.store)
@@ -127,7 +131,7 @@ class Stack:
         )
         for each in self._ready_files():
             write_ready(each, ready)
-        print(announcement(ready, self.data), flush=True)
+        print(announcement(ready, self.data, later=fleet.later_models), flush=True)
         await asyncio.gather(*(self._start_later(each, children) for each in fleet.later))
 
     async def _start_later(self, spec: LaunchSpec, children: Children) -> None:

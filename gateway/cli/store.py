@@ -12,10 +12,12 @@ from gateway.cli.failure import CommandFailed
 from gateway.cli.keys import store_url
 from gateway.cli.options import add_config, add_data_dir, add_redis_url, read_settings, say
 
+ABOUT = "Show the schema of the store's data, or raise it to this version's."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Do one of show and migrate."""
-    parser = argparse.ArgumentParser(prog="sluice store", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice store", description=ABOUT)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (
         ("show", "tell the store's schema and those that this version reads"),

@@ -28,6 +28,11 @@ from gateway.cli.options import (
 from gateway.cli.stack import Stack
 from gateway.settings import Settings
 
+ABOUT = (
+    "Start a store, replicas, a worker and a gateway on this machine, and tell how to "
+    "call it. Ctrl-C lets calls finish and ends all of it; a second one ends it at once."
+)
+
 
 class Scaling(Enum):
     """What `--autoscale` alone asks for, which no path can mean."""
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice up", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice up", description=ABOUT)
     add = parser.add_argument
     add("--engine", choices=ENGINES, default="sglang", help="what the replicas here run")
     add("--replicas", type=int, default=1, metavar="N", help="replicas here of each model")
@@ -68,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, help="port of the API; 0: any free one (default: 8000)")
     add("--admin-port", type=int, help="port of the admin API; 0: any free one (default: 8001)")
     add("--no-video", action="store_true", help="start no replica that makes videos")
-    add("--workers", type=int, default=1, metavar="N", help="processes that work on jobs")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that make videos and run batches",
+    )
     add("--no-auth", action="store_true", default=None, help="serve without keys, on loopback only")
     add("--ready-file", type=Path, metavar="F", help="write addresses and keys here (JSON)")
     add_config(parser)
@@ -130,7 +141,11 @@ def _fleet(asked: Path | Scaling, wanted: Wanted) -> FleetConfig:
     try:
         from gateway.cli.scaled import fleet_of
     except ModuleNotFoundError as error:
-        raise CommandFailed(f"--autoscale needs 'sluice[autoscale]' ({error})", USAGE) from error
+        raise CommandFailed(
+            f"--autoscale needs packages that are not installed ({error}): `make install` in a"
+            " checkout, else pip install 'sluice[autoscale]'",
+            USAGE,
+        ) from error
     return fleet_of(None if isinstance(asked, Scaling) else asked, wanted)
 
 

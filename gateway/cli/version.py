@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+ABOUT = "Print the version that is installed."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print it."""
-    argparse.ArgumentParser(prog="sluice version", description=__doc__).parse_args(arguments)
+    argparse.ArgumentParser(prog="sluice version", description=ABOUT).parse_args(arguments)
     print(installed())
     return 0
 

@@ -13,10 +13,15 @@ from gateway.cli.options import add_config, add_data_dir, add_redis_url, read_se
 from gateway.settings import Settings
 from gateway.worker_main import serve_worker
 
+ABOUT = (
+    "Work on videos and batches: one process, as many as are needed. SIGTERM gives what "
+    "is at work to another."
+)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Work until a signal; what is at work then is given to another worker."""
-    parser = argparse.ArgumentParser(prog="sluice worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sluice worker", description=ABOUT)
     parser.add_argument("--host", default="127.0.0.1", help="address of /ready and /metrics")
     parser.add_argument("--port", type=int, default=0, help="their port; 0: any free one")
     add_config(parser)

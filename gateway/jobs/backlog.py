@@ -5,8 +5,6 @@ Videos alone: the rows of a batch are calls, and are counted with those.
 
 import logging
 import math
-from collections.abc import Awaitable
-from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -14,9 +12,9 @@ from redis.exceptions import RedisError
 from backends import backlogs
 from backends.backlogs import PoolBacklog
 from backends.clock import Clock
-from gateway.jobs.model import JobKind
+from gateway.jobs.model import JOBS, JobKind
 from gateway.jobs.outlook import Outlook
-from gateway.jobs.store import JOBS
+from gateway.replies import answer
 
 MOST_READ = 500  # beyond so many, those that were read stand for the others
 SUMMED_S = 60.0  # what is due within the same minute is one figure
@@ -35,9 +33,7 @@ class Backlogs:
 
     async def take(self) -> list[PoolBacklog]:
         """Read what waits, by pool; raises RedisError."""
-        names = sorted(
-            each.decode() for each in await _answer(self._redis.smembers(f"{JOBS}pools"))
-        )
+        names = sorted(each.decode() for each in await answer(self._redis.smembers(f"{JOBS}pools")))
         return [await self._of(name) for name in names]
 
     async def run(self) -> None:
@@ -55,8 +51,8 @@ class Backlogs:
 
     async def _of(self, pool: str) -> PoolBacklog:
         key = f"{JOBS}waiting:{pool}"
-        waiting = int(await _answer(self._redis.zcard(key)))
-        ids = await _answer(self._redis.zrange(key, 0, MOST_READ - 1))
+        waiting = int(await answer(self._redis.zcard(key)))
+        ids = await answer(self._redis.zrange(key, 0, MOST_READ - 1))
         async with self._redis.pipeline(transaction=False) as batch:
             for each in ids:
                 batch.hmget(f"sluice:job:{each.decode()}", "kind", "units", "deadline")
@@ -71,7 +67,3 @@ class Backlogs:
             takes_s = UNKNOWN_S if law is None else law.seconds(float(units))
             due[at] = due.get(at, 0.0) + takes_s * weight
         return PoolBacklog(pool, self._clock.now(), tuple(sorted(due.items())))
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

@@ -5,13 +5,13 @@ yet, `:out` and `:err` name the artifacts that have the others. A row is counted
 set, by the worker that holds the job, once.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
 
 from gateway.jobs.model import Claim
 from gateway.jobs.store import JobStore
+from gateway.replies import answer
 
 
 class Kept(StrEnum):
@@ -55,12 +55,12 @@ class RowStore:
 
     async def finished(self, claim: Claim) -> bytes:
         """Give the bits of the rows that are finished."""
-        found = await _answer(self._jobs.redis.get(f"sluice:job:{claim.job.id}:rows"))
+        found = await answer(self._jobs.redis.get(f"sluice:job:{claim.job.id}:rows"))
         return found or b""
 
     async def lines(self, claim: Claim) -> dict[str, bytes]:
         """Give the lines that no artifact has; a field is `1` (done well) or `0`, then the row."""
-        found = await _answer(self._jobs.redis.hgetall(f"sluice:job:{claim.job.id}:lines"))
+        found = await answer(self._jobs.redis.hgetall(f"sluice:job:{claim.job.id}:lines"))
         return {name.decode(): line for name, line in found.items()}
 
     async def move(self, claim: Claim, artifacts: Mapping[str, str], fields: Sequence[str]) -> bool:
@@ -74,7 +74,7 @@ class RowStore:
     async def segments(self, claim: Claim, which: str) -> list[str]:
         """Name the artifacts of finished rows in order."""
         key = f"sluice:job:{claim.job.id}:{which}"
-        found = await _answer(self._jobs.redis.lrange(key, 0, -1))
+        found = await answer(self._jobs.redis.lrange(key, 0, -1))
         return [each.decode() for each in found]
 
     async def cancel(self, job_id: str, *, now: float) -> None:
@@ -86,7 +86,3 @@ def is_set(bits: bytes, index: int) -> bool:
     """Whether a row's bit is set, in Redis's order of bits."""
     byte = index >> 3
     return byte < len(bits) and bool(bits[byte] >> (7 - (index & 7)) & 1)
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

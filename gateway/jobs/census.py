@@ -4,9 +4,8 @@ The counts live in the store and are the same whoever is asked: take the greates
 the processes that tell them.
 """
 
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,8 +13,9 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from gateway.exposition import Form, tell
+from gateway.jobs.model import JOBS
+from gateway.replies import answer
 
-JOBS = "sluice:jobs:"
 COUNTED = {
     "made": "Jobs that were taken on.",
     "completed": "Jobs that ended well.",
@@ -47,7 +47,7 @@ class Census:
 
 async def take_census(redis: Redis, *, now: float) -> Census:
     """Count; raises redis.exceptions.RedisError."""
-    names = sorted(each.decode() for each in await _answer(redis.smembers(f"{JOBS}pools")))
+    names = sorted(each.decode() for each in await answer(redis.smembers(f"{JOBS}pools")))
     async with redis.pipeline(transaction=False) as batch:
         batch.hgetall(f"{JOBS}stats")
         batch.hlen(f"{JOBS}slots")
@@ -61,7 +61,7 @@ async def take_census(redis: Redis, *, now: float) -> Census:
         waiting, first = rest[2 * index], rest[2 * index + 1]
         oldest_s = 0.0
         if first:
-            made = await _answer(redis.hget(f"sluice:job:{first[0].decode()}", "created_at"))
+            made = await answer(redis.hget(f"sluice:job:{first[0].decode()}", "created_at"))
             oldest_s = max(now - float(made), 0.0) if made else 0.0
         counts = {each: float(stats.get(f"{each}:{name}".encode(), 0)) for each in COUNTED}
         pools[name] = PoolCensus(waiting, oldest_s, counts)
@@ -101,7 +101,3 @@ class _Told(Collector):
             for name, pool in census.pools.items():
                 counter.add_metric([name], pool.counts[each])
             yield counter
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+JOBS = "sluice:jobs:"  # how the keys of the store begin that are about jobs in general
+
 
 class JobKind(StrEnum):
     """What is to be made."""

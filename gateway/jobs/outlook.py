@@ -8,14 +8,13 @@ true, and the interval that is told is the one that would have held for 9 of 10 
 
 import asyncio
 import bisect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from gateway.jobs.model import Job, JobStatus
-from gateway.jobs.store import JOBS
+from gateway.jobs.model import JOBS, Job, JobStatus
+from gateway.replies import answer
 
 KEPT = 200
 MOST_COUNTED = 500
@@ -187,7 +186,7 @@ class Outlook:
         if law is None or replicas == 0:
             return None
         score = (rank + 1) * 1e12
-        ahead = await _answer(self._redis.zcount(f"{JOBS}waiting:{pool}", "-inf", f"({score}"))
+        ahead = await answer(self._redis.zcount(f"{JOBS}waiting:{pool}", "-inf", f"({score}"))
         before = await self._units_before(pool, int(ahead))
         return low * finish_in_s(law, units, before, [], replicas)
 
@@ -231,8 +230,8 @@ class Outlook:
             return Prospect(place, None)
         forecast_s = now + line.start_s(place) + law.seconds(job.units) - job.created_at
         key = f"sluice:job:{job.id}"
-        if "forecast_s" not in job.extra and await _answer(self._redis.exists(key)):
-            await _answer(self._redis.hsetnx(key, "forecast_s", repr(forecast_s)))
+        if "forecast_s" not in job.extra and await answer(self._redis.exists(key)):
+            await answer(self._redis.hsetnx(key, "forecast_s", repr(forecast_s)))
         return Prospect(place, _eta(job.created_at, forecast_s, low, high, now))
 
     async def _units_before(self, pool: str, ahead: int) -> list[float]:
@@ -240,7 +239,7 @@ class Outlook:
         if ahead <= 0:
             return []
         counted = min(ahead, MOST_COUNTED)
-        ids = await _answer(self._redis.zrange(f"{JOBS}waiting:{pool}", 0, counted - 1))
+        ids = await answer(self._redis.zrange(f"{JOBS}waiting:{pool}", 0, counted - 1))
         units = await self._fields(ids, "units")
         found = [float(each[0]) for each in units if each[0] is not None]
         if found and ahead > counted:
@@ -248,7 +247,7 @@ class Outlook:
         return found
 
     async def _running_left_s(self, pool: str, law: ServiceLaw, now: float) -> list[float]:
-        slots = await _answer(self._redis.hvals(f"{JOBS}slots"))
+        slots = await answer(self._redis.hvals(f"{JOBS}slots"))
         left = []
         for name, units, began in await self._fields(slots, "pool", "units", "claimed_at"):
             if units is None or began is None:
@@ -271,7 +270,3 @@ def _eta(since: float, whole_s: float, low: float, high: float, now: float) -> E
     """Give the interval of a span that began at `since`; nothing is ever forecast for the past."""
     likely = max(since + whole_s, now)
     return Eta(max(since + low * whole_s, now), likely, max(since + high * whole_s, likely))
-
-
-async def _answer(reply: Awaitable[Any] | Any) -> Any:
-    return await cast(Awaitable[Any], reply)

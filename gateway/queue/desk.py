@@ -12,13 +12,13 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from gateway.queue import exchange
+from gateway.queue import operations
 from gateway.queue.alone import Alone
 from gateway.queue.bounds import Bounds
 from gateway.queue.decider import Decider
 from gateway.queue.drain import Drain
-from gateway.queue.exchange import Exchange, Operation
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
+from gateway.queue.operations import Batches, Operation
 from gateway.queue.order import Waiting
 from gateway.queue.peers import Peers
 from gateway.queue.shared import SPARE_S, Shared
@@ -40,7 +40,7 @@ class Desk:
     def __init__(
         self,
         model: str,
-        line: Exchange,
+        batches: Batches,
         *,
         now: Callable[[], float],
         lease_ids: Callable[[], str],
@@ -60,7 +60,7 @@ class Desk:
         self._alone = partial(Alone, model, now=now, starvation_s=starvation_s, grant=self.grant)
         self._shared = Shared(
             model,
-            line,
+            batches,
             self,
             peers=self.peers,
             drain=self.drain,
@@ -180,9 +180,9 @@ class Desk:
     def everything(self) -> list[Operation]:
         """Give all that the store should know of bounds, slots and waiting calls."""
         told = [self._shared.bounds(each, rank) for each, rank in self._bounds.all()]
-        slots = [exchange.held(slot) for slot in self._held.values()]
-        waiting = [exchange.acquire(each.waiting) for each in self._waiters.values()]
-        rest = [exchange.hand_over(self._bounds.replicas), exchange.sweep({})]
+        slots = [operations.held(slot) for slot in self._held.values()]
+        waiting = [operations.acquire(each.waiting) for each in self._waiters.values()]
+        rest = [operations.hand_over(self._bounds.replicas), operations.sweep({})]
         return [*told, *slots, *waiting, *rest]
 
     def rename(self) -> None:

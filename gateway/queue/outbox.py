@@ -10,7 +10,7 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from gateway.queue.exchange import MOST_OPERATIONS, Answer, BatchLost, Mode, Operation
+from gateway.queue.operations import MOST_OPERATIONS, Answer, BatchLost, Mode, Operation
 
 LINGER_S = 0.02
 

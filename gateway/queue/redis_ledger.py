@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from backends.clock import Clock, SystemClock
 from gateway.line import Line
 from gateway.queue.desk import Desk
-from gateway.queue.exchange import BEGUN, GRANTS, Exchange, read_begun
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
+from gateway.queue.operations import BEGUN, GRANTS, Batches, read_begun
 from gateway.queue.order import STARVATION_S
 from gateway.queue.shared import SPARE_S
 from gateway.scripts import Script
@@ -150,7 +150,7 @@ class RedisLedger:
         if desk is None:
             desk = self._desks[model] = Desk(
                 model,
-                Exchange(self._line, self._script, self.gateway, model),
+                Batches(self._line, self._script, self.gateway, model),
                 now=self._clock.now,
                 lease_ids=lambda: f"{self.gateway}:{next(self._numbers)}",
                 gateway=self.gateway,

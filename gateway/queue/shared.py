@@ -11,11 +11,11 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from gateway.queue import exchange
+from gateway.queue import operations
 from gateway.queue.drain import Drain
-from gateway.queue.exchange import Answer, BatchLost, Exchange, Mode, Operation
 from gateway.queue.known import Known
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
+from gateway.queue.operations import Answer, Batches, BatchLost, Mode, Operation
 from gateway.queue.order import Waiting
 from gateway.queue.outbox import Outbox
 from gateway.queue.peers import Peers
@@ -50,7 +50,7 @@ class Shared:
     def __init__(
         self,
         model: str,
-        line: Exchange,
+        batches: Batches,
         calls: Calls,
         *,
         peers: Peers,
@@ -60,7 +60,7 @@ class Shared:
         tells_spare: bool,
         spare_s: float,
     ) -> None:
-        self._line = line
+        self._batches = batches
         self._calls = calls
         self._peers = peers
         self._drain = drain
@@ -81,10 +81,10 @@ class Shared:
         """Tell which replicas may be used, and up to what; those who wait take what is free."""
         replicas = [each.replica_id for each in candidates]
         if rank is None:
-            self._outbox.add(exchange.usable(replicas))
+            self._outbox.add(operations.usable(replicas))
         for each in candidates:
             self._outbox.add(self.bounds(each, rank))
-        self._outbox.add(exchange.hand_over(replicas), urgent=True)
+        self._outbox.add(operations.hand_over(replicas), urgent=True)
 
     def take_over(self, ask: Ask, lease_id: str) -> bool:
         """Let a call run in the slot that another one here has left on its first candidate.
@@ -103,7 +103,7 @@ class Shared:
             return False
         self._spares.take(spare)
         self._known.pass_on(replica_id, spare.cost, cost)
-        self._outbox.add(exchange.take_over(spare, lease_id, ask))
+        self._outbox.add(operations.take_over(spare, lease_id, ask))
         return True
 
     def ask(self, waiting: Waiting) -> None:
@@ -111,22 +111,22 @@ class Shared:
         ask = waiting.ask
         if not self._backlog and ask.candidates:
             self._known.change(ask.candidates[0].replica_id, ask.cost)
-        self._outbox.add(exchange.acquire(waiting), urgent=True)
+        self._outbox.add(operations.acquire(waiting), urgent=True)
 
     def leave(self, lease_id: str) -> None:
         """End a wait."""
-        self._outbox.add(exchange.leave(lease_id), urgent=True)
+        self._outbox.add(operations.leave(lease_id), urgent=True)
 
     def first_token(self, slot: Slot) -> None:
         """Free a slot's prefill tokens."""
         self._known.change(slot.replica_id, Cost(0, 0, slot.cost.prefill_tokens), -1)
-        self._outbox.add(exchange.first_token(slot), urgent=bool(self._backlog))
+        self._outbox.add(operations.first_token(slot), urgent=bool(self._backlog))
 
     def release(self, slot: Slot) -> None:
         """Give a slot back, or keep it for the next call for a moment."""
         if self._backlog:
             self._known.change(slot.replica_id, slot.cost, -1)
-            self._outbox.add(exchange.release(slot.lease_id, slot.replica_id), urgent=True)
+            self._outbox.add(operations.release(slot.lease_id, slot.replica_id), urgent=True)
         else:
             self._known.set_aside(slot.replica_id, slot.cost)
             self._spares.put(slot, _time())
@@ -142,7 +142,7 @@ class Shared:
 
     def bounds(self, candidate: Candidate, rank: int | None) -> Operation:
         """Word the bounds of a class on a replica."""
-        return exchange.bounds(candidate, rank, tells_spare=self._tells_spare)
+        return operations.bounds(candidate, rank, tells_spare=self._tells_spare)
 
     @property
     def untold(self) -> bool:
@@ -152,7 +152,7 @@ class Shared:
     def sweep(self) -> None:
         """Show that this gateway lives, and tidy up after those that do not."""
         if not self._outbox:
-            self._outbox.add(exchange.sweep(self._peers.silent(_time())), urgent=True)
+            self._outbox.add(operations.sweep(self._peers.silent(_time())), urgent=True)
 
     def hear(self, backlog: Mapping[int, Backlog]) -> None:
         """Take in that calls of another gateway have begun to wait: they get what is spare here."""
@@ -160,7 +160,7 @@ class Shared:
             return
         self._backlog = backlog
         if self._outbox.is_under_way:  # the answer on its way may be older: have another
-            self._outbox.add(exchange.sweep({}))
+            self._outbox.add(operations.sweep({}))
         elif self._spares or self._outbox:
             self._outbox.start()
 
@@ -168,7 +168,7 @@ class Shared:
         """Have the next batch tell everything afresh, under new leases for those who wait."""
         self._calls.rename()
         self._forget_spares()
-        self._outbox.begin_afresh(exchange.sweep({}))
+        self._outbox.begin_afresh(operations.sweep({}))
 
     def abandon(self) -> None:
         """Say no more: the store does not answer."""
@@ -189,7 +189,7 @@ class Shared:
     def send(self, mode: Mode, operations: list[Operation]) -> Awaitable[Answer]:
         """Have a batch done."""
         now, starvation_s = self._now(), self._starvation_s
-        return self._line.send(mode, operations, now=now, starvation_s=starvation_s)
+        return self._batches.send(mode, operations, now=now, starvation_s=starvation_s)
 
     def overdue(self) -> Iterable[Operation]:
         """Release what has been spare for long, and all of it where somebody waits."""
@@ -197,7 +197,7 @@ class Shared:
         for slot in slots:
             self._known.set_aside(slot.replica_id, slot.cost, -1)
             self._known.change(slot.replica_id, slot.cost, -1)
-        return [exchange.release(slot.lease_id, slot.replica_id) for slot in slots]
+        return [operations.release(slot.lease_id, slot.replica_id) for slot in slots]
 
     def everything(self) -> list[Operation]:
         """Give all that the store should know."""
@@ -217,7 +217,7 @@ class Shared:
         for lease_id, replica_id in answer.grants:
             if not self._calls.grant(lease_id, replica_id) and lease_id not in self._spares:
                 # It left while the answer was under way.
-                self._outbox.add(exchange.release(lease_id, replica_id), urgent=True)
+                self._outbox.add(operations.release(lease_id, replica_id), urgent=True)
 
     def lost(self) -> None:
         """The store does not know what it was told before."""

@@ -1,5 +1,6 @@
 """Is a right answer told from a wrong one, and is a canary file what it says?"""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_wrong_answers_are_told_and_cut_short() -> None:
     assert "'What is 17 plus 25?' -> 'la la" in told
     assert "(expected: 42 or forty-two)" in told
     assert len(told) < 300
+
+
+def test_an_engine_that_gives_no_answer_is_told_in_one_line() -> None:
+    other = replace(QUESTION, ask="What is 17 plus 26?")
+    answers = tuple(Answer(each, "no answer: refused", False) for each in (QUESTION, other))
+    told = Findings(answers, 1.0).told()
+    assert told == ("0 of 2 canary answers are right, 2 are needed; each was 'no answer: refused'")
 
 
 @pytest.mark.parametrize("model", known_models())

@@ -7,7 +7,8 @@ from redis.asyncio import Redis
 from backends.store import connect
 from gateway.errors import ContextLengthExceeded, InvalidRequest, Unavailable
 from gateway.responses_background import DEAD_AFTER_S, settled
-from gateway.responses_store import History, ResponsesStore, Stored, TooLarge
+from gateway.responses_record import History, Stored
+from gateway.responses_store import ResponsesStore, TooLarge
 
 TTL_S = 1_000
 

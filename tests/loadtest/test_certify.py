@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -168,6 +169,20 @@ def test_what_cannot_be_judged_is_said(
     assert main([*arguments, "--seed", "v5"]) == 2
     assert main(["--model", "unknown", "--quiet", "--out", out]) == 2
     assert "llama2-70b" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_nobody_serves_is_said_at_once(
+    scenario: Scenarios, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--model", "own", "--quiet", "--out", str(out), "--scenario", str(scenario())]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, and not listened on
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        for more in ((), ("--search",)):
+            assert main([*arguments, "--base-url", url, *more]) == 2
+            assert f"{url} cannot be reached" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_an_interrupted_run_keeps_what_it_has_and_is_incomplete(

@@ -34,7 +34,7 @@ class Gateway:
     def workers(self) -> list[psutil.Process]:
         """The processes that serve."""
         children = psutil.Process(self.process.pid).children()
-        return [c for c in children if "gateway.workers" in c.cmdline()]
+        return [c for c in children if "gateway.one_worker" in c.cmdline()]
 
 
 @pytest.fixture

@@ -48,6 +48,18 @@ def test_help_names_every_subject(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in shown for name in SUBJECTS)
 
 
+def test_without_a_subject_all_are_shown_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in SUBJECTS)
+
+
+def test_the_version_is_told_in_either_way(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == main(["version"]) == 0
+    first, second = capsys.readouterr().out.split()
+    assert first == second
+
+
 def test_an_unknown_subject_is_told_with_status_2() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["frobnicate"])

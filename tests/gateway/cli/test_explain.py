@@ -128,5 +128,6 @@ async def test_each_kind_of_call_is_told_in_words(
     assert "demoted from interactive to offline" in told["demoted"]
     assert "deadline_passed" in told["shed"]
     assert "failed: " in told["retried"]
+    assert "TPOT none" in told["retried"]  # in one piece
     assert "in 2 attempts" in told["retried"]
     assert "ended caller_left" in told["hung up"]

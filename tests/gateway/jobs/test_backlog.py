@@ -7,9 +7,9 @@ from backends import backlogs
 from backends.backlogs import PREFIX, PoolBacklog
 from backends.clock import SystemClock
 from gateway.jobs.backlog import SUMMED_S, UNKNOWN_S, Backlogs
-from gateway.jobs.model import JobKind
+from gateway.jobs.model import JOBS, JobKind
 from gateway.jobs.outlook import Outlook
-from gateway.jobs.store import JOBS, JobStore, Terms
+from gateway.jobs.store import JobStore, Terms
 from tests.gateway.jobs.test_job_store import NOW, claimed, new
 
 

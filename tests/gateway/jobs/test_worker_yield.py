@@ -5,10 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import worker_yield
 from gateway.call import Receipt
 from gateway.queue.ledger import Backlog, Cost, Slot
-from gateway.worker_yield import MOST_SAVED, Credit, Yielded, Yielding, beyond
+from gateway.worker_yield import MOST_SAVED, PATIENT_S, Credit, Yielded, Yielding, beyond
 from tests.waiting import eventually
 
 MODEL = "m"
@@ -31,7 +30,7 @@ class Rows:
     On the other, which is kept for a tighter class, one may stay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient_s: float = PATIENT_S) -> None:
         self.slots = [slot(f"r{n}", "deep" if n == 3 else "shared", float(n)) for n in range(4)]
         stay = {"shared": 1, "deep": None}
         self.backlog = {INTERACTIVE: Backlog(1, 1.0)}
@@ -40,6 +39,8 @@ class Rows:
             lambda _: self.slots,
             lambda _, replica, rank: stay[replica] if rank == OFFLINE else None,
             lambda _: self.backlog,
+            patient_s=patient_s,
+            look_s=0.01,
         )
         self.tasks: dict[str, asyncio.Task[Receipt]] = {}
 
@@ -73,23 +74,16 @@ async def test_rows_beyond_what_may_stay_yield_the_newest_first() -> None:
         assert await rows.yielded() == ["r1", "r2"]
 
 
-async def test_who_waits_still_is_seen_though_nothing_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(worker_yield, "LOOK_S", 0.01)
-    monkeypatch.setattr(worker_yield, "PATIENT_S", 0.01)
-    async with Rows() as rows:
+async def test_who_waits_still_is_seen_though_nothing_is_told() -> None:
+    async with Rows(patient_s=0.01) as rows:
         watching = asyncio.create_task(rows.yielding.watch())
         await eventually(lambda: any(task.done() for task in rows.tasks.values()))
         watching.cancel()
         assert await rows.yielded() == ["r1", "r2"]
 
 
-async def test_rows_yield_only_to_those_who_wait_still_a_moment_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(worker_yield, "PATIENT_S", 0.0)
-    async with Rows() as rows:
+async def test_rows_yield_only_to_those_who_wait_still_a_moment_later() -> None:
+    async with Rows(patient_s=0.0) as rows:
         waiting, rows.backlog = rows.backlog, {}
         rows.yielding.hear(MODEL, waiting)
         assert await rows.yielded() == []  # it has got its slot meanwhile

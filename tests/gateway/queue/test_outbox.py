@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 from redis.exceptions import ConnectionError as StoreAway
 
-from gateway.queue import exchange
-from gateway.queue.exchange import MOST_OPERATIONS, Answer, BatchLost, Mode, Operation
+from gateway.queue import operations
+from gateway.queue.operations import MOST_OPERATIONS, Answer, BatchLost, Mode, Operation
 from gateway.queue.outbox import Outbox
 from tests.waiting import eventually
 
-ALL = exchange.usable(["all"])
-AGAIN = exchange.usable(["again"])
+ALL = operations.usable(["all"])
+AGAIN = operations.usable(["again"])
 
 
 class Store:
@@ -68,12 +68,12 @@ class Store:
 
 async def test_the_first_batch_tells_everything_and_the_next_what_was_done() -> None:
     store = Store()
-    store.outbox.add(exchange.leave("1"), urgent=True)
+    store.outbox.add(operations.leave("1"), urgent=True)
     await store.idle()
-    store.outbox.add(exchange.leave("2"), urgent=True)
-    store.outbox.add(exchange.leave("3"))
+    store.outbox.add(operations.leave("2"), urgent=True)
+    store.outbox.add(operations.leave("3"))
     await store.idle()
-    both = [exchange.leave("2"), exchange.leave("3")]
+    both = [operations.leave("2"), operations.leave("3")]
     assert store.batches == [(Mode.RESTORE, [ALL]), (Mode.NEXT, both)]
     assert store.heard == ["sent", "answered"] * 2
 
@@ -81,10 +81,10 @@ async def test_the_first_batch_tells_everything_and_the_next_what_was_done() -> 
 async def test_one_batch_is_under_way_and_no_batch_is_too_large() -> None:
     store = Store()
     store.lets.clear()
-    store.outbox.add(exchange.leave("0"), urgent=True)
+    store.outbox.add(operations.leave("0"), urgent=True)
     await eventually(lambda: len(store.batches) == 1)
     for number in range(MOST_OPERATIONS + 2):
-        store.outbox.add(exchange.leave(f"{number}"), urgent=True)
+        store.outbox.add(operations.leave(f"{number}"), urgent=True)
     await asyncio.sleep(0)
     assert len(store.batches) == 1
     store.lets.set()
@@ -94,7 +94,7 @@ async def test_one_batch_is_under_way_and_no_batch_is_too_large() -> None:
 
 async def test_what_is_not_urgent_goes_without_being_pushed() -> None:
     store = Store()
-    store.outbox.add(exchange.leave("1"))
+    store.outbox.add(operations.leave("1"))
     assert not store.outbox.is_under_way
     await store.idle()
     assert len(store.batches) == 1
@@ -102,24 +102,24 @@ async def test_what_is_not_urgent_goes_without_being_pushed() -> None:
 
 async def test_what_was_kept_goes_with_a_batch_or_when_it_is_due() -> None:
     store = Store()
-    store.outbox.add(exchange.leave("1"), urgent=True)
+    store.outbox.add(operations.leave("1"), urgent=True)
     await store.idle()
-    store.spare = [exchange.release("1", "a")]
-    store.spare_soon = [exchange.release("2", "a")]
+    store.spare = [operations.release("1", "a")]
+    store.spare_soon = [operations.release("2", "a")]
     store.outbox.start()
     await eventually(lambda: len(store.batches) == 3, every_s=0.001)
     assert [operations for _, operations in store.batches[1:]] == [
-        [exchange.release("1", "a")],
-        [exchange.release("2", "a")],
+        [operations.release("1", "a")],
+        [operations.release("2", "a")],
     ]
 
 
 async def test_a_store_that_has_forgotten_is_told_afresh() -> None:
     store = Store()
     store.answers = [None, BatchLost()]
-    store.outbox.add(exchange.leave("1"), urgent=True)
+    store.outbox.add(operations.leave("1"), urgent=True)
     await store.idle()
-    store.outbox.add(exchange.leave("2"), urgent=True)
+    store.outbox.add(operations.leave("2"), urgent=True)
     await store.idle()
     assert store.heard[2:] == ["sent", "lost", "sent", "answered"]
     assert store.batches[-1] == (Mode.RESTORE, [ALL])
@@ -128,14 +128,14 @@ async def test_a_store_that_has_forgotten_is_told_afresh() -> None:
 async def test_nothing_more_is_sent_to_a_store_that_is_away_or_after_the_end() -> None:
     store = Store()
     store.answers = [StoreAway()]
-    store.outbox.add(exchange.leave("1"), urgent=True)
+    store.outbox.add(operations.leave("1"), urgent=True)
     await store.idle()
     assert store.heard == ["sent", "unanswered"]
     store.lets.clear()
-    store.outbox.add(exchange.leave("2"), urgent=True)
+    store.outbox.add(operations.leave("2"), urgent=True)
     await eventually(lambda: len(store.batches) == 2)
     await store.outbox.quit()
-    store.outbox.add(exchange.leave("3"), urgent=True)
-    store.outbox.add(exchange.leave("4"))
+    store.outbox.add(operations.leave("3"), urgent=True)
+    store.outbox.add(operations.leave("4"))
     assert not store.outbox.is_under_way
     assert len(store.batches) == 2

@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 
 from backends.store import connect, open_store
 from gateway.line import Line
-from gateway.queue.exchange import PREFIX, WAITING, read_waiting
 from gateway.queue.ledger import Ask, Backlog, Candidate, Cost, Slot
+from gateway.queue.operations import PREFIX, WAITING, read_waiting
 from gateway.queue.redis_ledger import RedisLedger
 from gateway.queue.shared import SPARE_S
 from gateway.scripts import Script

@@ -9,10 +9,10 @@ from redis.asyncio import Redis
 
 from backends.store import connect
 from gateway.line import Line
-from gateway.queue import exchange
+from gateway.queue import operations
 from gateway.queue.book import Book
-from gateway.queue.exchange import PREFIX, Exchange, Mode, Operation
 from gateway.queue.ledger import Ask, Candidate, Cost
+from gateway.queue.operations import PREFIX, Batches, Mode, Operation
 from gateway.queue.order import Waiting
 from gateway.scripts import Script
 from tests.gateway.queue.asks import MODEL
@@ -70,7 +70,7 @@ class Both:
     async def begin(self) -> None:
         """Introduce both gateways."""
         script = Script("gateway.queue", "ledger.lua")
-        self.lines = [Exchange(self.line, script, name, MODEL) for name in ("g0", "g1")]
+        self.lines = [Batches(self.line, script, name, MODEL) for name in ("g0", "g1")]
         for line in self.lines:
             await self._send(line, [], Mode.RESTORE)
 
@@ -79,7 +79,7 @@ class Both:
         lease_id = f"g{len(self.leases) % 2}:{len(self.leases)}"
         self.leases.append(lease_id)
         told = [
-            exchange.bounds(each, ask.rank)
+            operations.bounds(each, ask.rank)
             for each in ask.candidates
             if self.book.bounds.of(each.replica_id, ask.rank) != each
         ]
@@ -88,16 +88,16 @@ class Both:
         for each in self.lines:
             if each is not line and told:
                 await self._send(each, told)
-        await self._send(line, [*told, exchange.acquire(Waiting(lease_id, ask, 0.0, 0))])
+        await self._send(line, [*told, operations.acquire(Waiting(lease_id, ask, 0.0, 0))])
 
     async def offer(self, candidates: tuple[Candidate, ...]) -> None:
         """Tell both gateways of the replicas."""
         names = [each.replica_id for each in candidates]
-        told = [exchange.usable(names), *(exchange.bounds(each, None) for each in candidates)]
+        told = [operations.usable(names), *(operations.bounds(each, None) for each in candidates)]
         for line in self.lines:
             await self._send(line, told)
         self.book.offer(candidates, None, self.now)
-        await self._send(self.lines[0], [exchange.hand_over(names)])
+        await self._send(self.lines[0], [operations.hand_over(names)])
 
     async def end(self, what: str, pick: int) -> None:
         """Release, note a first token, or leave."""
@@ -110,13 +110,13 @@ class Both:
         slot = next((s for s in self.book.held if s.lease_id == lease_id), None)
         if what == "leave" and slot is None:
             self.book.leave(lease_id, self.now)
-            await self._send(line, [exchange.leave(lease_id)])
+            await self._send(line, [operations.leave(lease_id)])
         elif what == "first token" and slot is not None:
             self.book.first_token(lease_id, self.now)
-            await self._send(line, [exchange.first_token(slot)])
+            await self._send(line, [operations.first_token(slot)])
         elif slot is not None:
             self.book.release(lease_id, self.now)
-            await self._send(line, [exchange.release(lease_id, slot.replica_id)])
+            await self._send(line, [operations.release(lease_id, slot.replica_id)])
 
     async def agree(self) -> None:
         """Compare who runs where, and who waits."""
@@ -130,11 +130,11 @@ class Both:
         for replica, cost in self.answer.loads.items():
             assert cost == self.book.outstanding(replica)
 
-    def _line(self, lease_id: str) -> Exchange:
+    def _line(self, lease_id: str) -> Batches:
         return self.lines[int(lease_id[1])]
 
     async def _send(
-        self, line: Exchange, operations: list[Operation], mode: Mode = Mode.NEXT
+        self, line: Batches, operations: list[Operation], mode: Mode = Mode.NEXT
     ) -> None:
         self.answer = await line.send(mode, operations, now=self.now, starvation_s=STARVATION_S)
 

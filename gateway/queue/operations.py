@@ -134,7 +134,7 @@ def sweep(silent: dict[str, int]) -> Operation:
     return ("s", *(each for pair in silent.items() for each in pair), ".")
 
 
-class Exchange:
+class Batches:
     """The batches of one gateway about one model."""
 
     def __init__(self, line: Line, script: Script, gateway: str, model: str) -> None:
