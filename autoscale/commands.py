@@ -22,8 +22,8 @@ from autoscale.loop import Autoscaler
 from autoscale.sizing import SCENARIOS, Unreachable, size, told
 from backends import measured
 from backends.clock import SystemClock
-from backends.hardware import UnknownHardware, known_hardware, known_models
-from backends.measured import BadProfile
+from backends.hardware import Profile, UnknownHardware, known_hardware, known_models
+from backends.measured import BadProfile, Profiles
 from backends.probe import Prober
 from backends.registry import Registry
 from backends.slo import Class
@@ -49,7 +49,8 @@ def autoscaler(
 
     `common` adds the options by which `where` finds the store's URL and the classes.
     """
-    parser = argparse.ArgumentParser(prog="sluice autoscaler", description=autoscaler.__doc__)
+    told = (autoscaler.__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="sluice autoscaler", description=told)
     subjects = parser.add_subparsers(dest="subject", required=True)
     run = subjects.add_parser("run", help="look, decide and act until a signal")
     run.add_argument("--fleet", type=Path, required=True, help="what is to be scaled (YAML)")
@@ -205,11 +206,22 @@ def plan(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         profiles = measured.read(options.profile)
-        measured_on = [name for model, name in profiles.measured if model == options.model]
-        known = profiles.profile(options.model, options.hardware or (*measured_on, "mi355x")[0])
+        known = _profile(profiles, options.model, options.hardware)
         found = size(known, options.scenario, options.rate, seed=options.seed)
     except (BadProfile, UnknownHardware, Unreachable) as error:
         raise Failed(str(error), 2) from error
     text = told(found, known, options.scenario, options.rate)
     print(json.dumps(asdict(found), indent=1) if options.json else text)
     return 0
+
+
+def _profile(profiles: Profiles, model: str, hardware: str | None) -> Profile:
+    """Give what is known of a model; raises Failed where nothing is, UnknownHardware."""
+    measured_on = [name for each, name in profiles.measured if each == model]
+    if model not in known_models() and not measured_on:
+        raise Failed(
+            f"nothing is known of {model!r}: known are {', '.join(known_models())}; for another"
+            " model give --profile a file of `sluice calibrate`",
+            2,
+        )
+    return profiles.profile(model, hardware or (*measured_on, "mi355x")[0])

@@ -65,6 +65,11 @@ async def test_what_calibrate_writes_is_what_all_go_by(
     assert slow > json.loads(capsys.readouterr().out)["nodes"]
 
 
+def test_a_model_of_which_nothing_is_known_is_not_planned_for() -> None:
+    with pytest.raises(commands.Failed, match=r"known are .*llama2-70b.* --profile"):
+        commands.plan(["--model", "llama2-7b", "--rate", "1000"])
+
+
 def test_the_autoscaler_counts_fewer_seconds_for_slower_replicas(tmp_path: Path) -> None:
     _file(tmp_path)
     pools = [{"model": MODEL, "hardware": "lab"}]
