@@ -70,12 +70,21 @@ def told() -> dict[str, frozenset[str]]:
 
 
 def autoscaler_s() -> bytes:
-    """What an autoscaler of one pool tells; the values do not matter."""
+    """What an autoscaler of one pool of two kinds tells; the values do not matter."""
     view = SimpleNamespace(
         ready=1, starting=[], draining=0, stuck=0, blind=False, cold_start_s=60.0
     )
     plan = SimpleNamespace(target=1, wanted=1.0, price=1.0)
-    last = SimpleNamespace(view=view, plan=plan, forecast=SimpleNamespace(level=1.0))
+    stand = SimpleNamespace(serving=[], starting=[], draining=[], stuck=[], foreign=0)
+    parts = [
+        SimpleNamespace(
+            look=SimpleNamespace(
+                kind=SimpleNamespace(config=SimpleNamespace(name=name)), stand=stand
+            )
+        )
+        for name in ("near", "far")
+    ]
+    last = SimpleNamespace(view=view, plan=plan, forecast=SimpleNamespace(level=1.0), parts=parts)
     return Gauges(cast(Autoscaler, SimpleNamespace(leads=True, last={"p": last}))).text()
 
 
