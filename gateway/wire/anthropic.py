@@ -11,7 +11,7 @@ import orjson
 from msgspec import Raw
 
 from backends.sglang import error_of
-from gateway.errors import GatewayError, headers
+from gateway.errors import EngineFailed, GatewayError, headers
 from gateway.wire.body import UNREADABLE, Body, fields_of
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
 from gateway.wire.dialects import VerbatimDialect
@@ -92,12 +92,14 @@ class AnthropicStream(VerbatimStream):
         if data.startswith(b"[DONE]"):
             self.started = self.ended = True
             return
+        if not data:
+            return  # a comment
         try:
             event = orjson.loads(data)
         except orjson.JSONDecodeError:
-            return
+            event = None
         if not isinstance(event, dict):
-            return
+            raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
         if event.get("error"):
             raise EngineSaidNo(translate(error_of(500, data)))
         kind = event.get("type")
