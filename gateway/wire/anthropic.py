@@ -11,11 +11,12 @@ import orjson
 from msgspec import Raw
 
 from backends.sglang import error_of
-from gateway.errors import EngineFailed, GatewayError, headers
+from gateway.errors import ContextLengthExceeded, EngineFailed, GatewayError, headers
 from gateway.wire.body import UNREADABLE, Body, fields_of
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
 from gateway.wire.dialects import VerbatimDialect
 from gateway.wire.errors import translate
+from gateway.wire.overflow import read_overflow
 from gateway.wire.sse import Frames, VerbatimStream, data_of, split
 from gateway.wire.usage import usage_of
 
@@ -126,6 +127,8 @@ def _envelope(error: GatewayError) -> dict[str, Any]:
     is_theirs = 400 <= error.status < 500
     kind = _TYPES.get(error.status, "invalid_request_error" if is_theirs else "api_error")
     message = error.message
+    if isinstance(error, ContextLengthExceeded) and (overflow := read_overflow(message)):
+        message = overflow.in_anthropics_words()
     if error.param is not None and error.param not in message:  # there is no other place for it
         message = f"{error.param}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}

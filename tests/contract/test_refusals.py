@@ -1,6 +1,7 @@
 """What is refused, by the gateway or by the engine, is refused in the same words."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -23,15 +24,31 @@ async def test_a_prompt_over_the_context_is_told_as_such(
     assert answer.status == 400
     assert answer.error["code"] == "context_length_exceeded"
     assert answer.error["type"] == "invalid_request_error"
+    limit = (
+        f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, your messages"
+    )
+    assert answer.error["message"].startswith(limit)
 
 
 async def test_an_answer_over_the_context_is_told_as_such(site: Site) -> None:
     answer = await site.post(CHAT, site.chat(max_tokens=CONTEXT_TOKENS + 1))
     assert answer.status == 400
     assert answer.error["code"] == "context_length_exceeded"
-    both = await site.post(CHAT, site.chat("word " * 600, max_tokens=CONTEXT_TOKENS - 10))
+    chat = site.chat("word " * 600, max_tokens=CONTEXT_TOKENS - 10)
+    both = await site.post(CHAT, chat)
     assert both.status == 400
     assert both.error["code"] == "context_length_exceeded"
+    assert re.search(
+        r"maximum context length is 2048 tokens\. .* you requested \d+ tokens",
+        both.error["message"],
+    )
+    message = await site.post(MESSAGES, chat)  # Claude Code asks for less again by these words
+    assert re.match(
+        r"input length and `max_tokens` exceed context limit: \d+ \+ 2038 > 2048",
+        message.error["message"],
+    )
+    message = await site.post(MESSAGES, site.chat("word " * (CONTEXT_TOKENS * 3)))
+    assert re.fullmatch(r"prompt is too long: \d+ tokens > 2048 maximum", message.error["message"])
 
 
 @pytest.mark.parametrize(
