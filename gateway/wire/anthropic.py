@@ -17,6 +17,7 @@ from gateway.wire.dialect import EngineSaidNo, StreamEditor
 from gateway.wire.dialects import VerbatimDialect
 from gateway.wire.errors import translate
 from gateway.wire.overflow import read_overflow
+from gateway.wire.schemas import has_references, refuse_endless
 from gateway.wire.sse import Frames, VerbatimStream, data_of, split
 from gateway.wire.usage import usage_of
 
@@ -35,11 +36,13 @@ def with_strict_tools(body: Body) -> Body:
     """Ask for a forced tool's arguments in its schema, unless the caller said something of that.
 
     Without it SGLang constrains only the tool's name, and `input` may be no object at all.
+    Raises InvalidRequest for a schema that would kill an engine.
     """
-    if b'"tool_choice"' not in body.raw:
-        return body
     try:
         fields = fields_of(body.raw)
+        _check_schemas(fields)
+        if "tool_choice" not in fields:
+            return body
         choice = msgspec.json.decode(fields.get("tool_choice", NULL))
         tools = msgspec.json.decode(fields.get("tools", NULL))
     except UNREADABLE:
@@ -52,6 +55,18 @@ def with_strict_tools(body: Body) -> Body:
             tool.setdefault("strict", True)
     fields["tools"] = Raw(msgspec.json.encode(tools))
     return Body(msgspec.json.encode(fields), body.ours)
+
+
+def _check_schemas(fields: Mapping[str, Raw]) -> None:
+    for name, inner in (("tools", "input_schema"), ("output_config", "format")):
+        raw = bytes(fields.get(name, NULL))
+        if has_references(raw):
+            given = msgspec.json.decode(raw)
+            for each in given if isinstance(given, list) else [given]:
+                schema = each.get(inner) if isinstance(each, dict) else None
+                if name == "output_config" and isinstance(schema, dict):
+                    schema = schema.get("schema")
+                refuse_endless(schema, f"{name}.{inner}")
 
 
 class AnthropicDialect(VerbatimDialect):

@@ -149,3 +149,29 @@ async def test_a_full_queue_is_503_with_retry_after(site: Site) -> None:
 
 async def _busy(site: Site, want: int) -> bool:
     return sum(await site.engine_load()) >= min(want, MAX_RUNNING)
+
+
+ENDLESS = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#"}]}}}
+FORM = {"type": "json_schema", "name": "x", "schema": ENDLESS}
+FUNCTION = {"name": "f", "parameters": ENDLESS}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": FORM}}),
+        (CHAT, {"tools": [{"type": "function", "function": FUNCTION}]}),
+        ("/v1/responses", {"input": "hi", "text": {"format": FORM}}),
+        ("/v1/responses", {"input": "hi", "tools": [{"type": "function", **FUNCTION}]}),
+        (MESSAGES, {"tools": [{"name": "f", "input_schema": ENDLESS}]}),
+        (MESSAGES, {"output_config": {"format": FORM}}),
+    ],
+)
+async def test_a_schema_that_would_kill_an_engine_is_refused(
+    site: Site, path: str, fields: dict[str, object]
+) -> None:
+    body = {"model": site.model} if path == "/v1/responses" else site.chat()
+    answer = await site.post(path, {**body, **fields})
+    assert answer.status == 400
+    assert "leads back to itself" in answer.error["message"]
+    assert (await site.post(CHAT, site.chat())).status == 200
