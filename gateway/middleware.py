@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.forwarded import Network, caller, is_trusted, parsed, values
@@ -119,6 +118,6 @@ class Cors:
         return (*allowed, (b"access-control-expose-headers", b"*"))
 
 
-def open_to_pages(app: FastAPI, origins: Sequence[str]) -> FastAPI | Cors:
+def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     """Let pages of these origins call an application."""
     return Cors(app, origins) if origins else app
