@@ -103,12 +103,13 @@ class ModelNotFound(NotFound):
 
 
 class UnknownUrl(NotFound):
-    """No such route."""
+    """No such route; `meant` is one that the caller may have had in mind."""
 
     code = "unknown_url"
 
-    def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"Invalid URL ({method} {path[:200]})")
+    def __init__(self, method: str, path: str, meant: str | None = None) -> None:
+        hint = f". Did you mean {meant[:200]}?" if meant else ""
+        super().__init__(f"Invalid URL ({method} {path[:200]}){hint}")
 
 
 class MethodNotAllowed(GatewayError):

@@ -7,6 +7,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.forwarded import Network, caller, is_trusted, parsed, values
 from gateway.ids import new_request_id
+from gateway.sink import Header
+
+ANY = "*"
+_PREFLIGHT_KEPT_S = 7200  # what browsers keep at most
+_METHODS = b"GET, HEAD, POST, DELETE"
 
 
 class RequestId:
@@ -34,6 +39,7 @@ class RequestId:
                 took_ms = b"%d" % ((loop.time() - began) * 1e3)
                 message["headers"] = [
                     *message.get("headers", ()),
+                    *scope.get("sluice.cors", ()),
                     (b"x-request-id", request_id.encode()),
                     (b"openai-processing-ms", took_ms),
                 ]
@@ -66,3 +72,52 @@ class Forwarded:
                 if scheme and scheme[0].lower() in ("http", "https"):
                     scope["scheme"] = scheme[0].lower()
         await self._app(scope, receive, send)
+
+
+class Cors:
+    """Answers preflights, and names in the scope what answers to a page tell its browser.
+
+    `scope["sluice.cors"]` is there where the origin is allowed: whoever writes a head adds it. Keys
+    travel in a header that a page must set itself, never in a cookie, so no page speaks for
+    somebody whose browser it runs in.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        asked = dict(scope["headers"]) if scope["type"] == "http" else {}
+        told = self._told(asked.get(b"origin"))
+        if told and scope["method"] == "OPTIONS" and b"access-control-request-method" in asked:
+            wanted = asked.get(b"access-control-request-headers", b"*")
+            more = (
+                (b"access-control-allow-methods", _METHODS),
+                (b"access-control-allow-headers", wanted),
+                (b"access-control-max-age", b"%d" % _PREFLIGHT_KEPT_S),
+            )
+            await send(
+                {"type": "http.response.start", "status": 204, "headers": [*told, *more]},
+            )
+            await send({"type": "http.response.body"})
+            return
+        if told:
+            scope["sluice.cors"] = told
+        await self._app(scope, receive, send)
+
+    def _told(self, origin: bytes | None) -> tuple[Header, ...]:
+        if origin is None:
+            return ()
+        if ANY.encode() in self._origins:
+            allowed: tuple[Header, ...] = ((b"access-control-allow-origin", b"*"),)
+        elif origin in self._origins:
+            allowed = ((b"access-control-allow-origin", origin), (b"vary", b"origin"))
+        else:
+            return ()
+        return (*allowed, (b"access-control-expose-headers", b"*"))
+
+
+def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages of these origins call an application."""
+    return Cors(app, origins) if origins else app

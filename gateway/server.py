@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import structlog
 import uvicorn
@@ -27,7 +28,7 @@ from gateway.app import create_app, services_for
 from gateway.audit import Audit
 from gateway.control import WorkerEnd
 from gateway.listeners import Bound, Listeners, bound_to, listeners_of
-from gateway.middleware import Forwarded
+from gateway.middleware import Forwarded, open_to_pages
 from gateway.process import allow_open_files, signals_end, spare_the_collector
 from gateway.protocol import protocol_class
 from gateway.reload import Reloader, server_context
@@ -77,7 +78,8 @@ async def serve(
             services.background.start(end.run(), "workers")
             for app in apps:
                 app.state.gather = end.gather
-        public, admin = (_Server(_config(settings, app)) for app in apps)
+        public = _Server(_config(settings, open_to_pages(apps[0], settings.cors.origins)))
+        admin = _Server(_config(settings, apps[1]))
         public.context = reloader.context
         sockets = listeners_of(settings, stack) if listeners is None else listeners
         bound = bound_to(settings, sockets.public, sockets.admin)
@@ -193,7 +195,7 @@ async def _running(server: _Server, listener: socket.socket) -> AsyncIterator[No
         await task
 
 
-def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+def _config(settings: Settings, app: Callable[..., Any]) -> uvicorn.Config:
     limits = settings.limits
     trusted = settings.forwarded.trusted
     return uvicorn.Config(

@@ -18,6 +18,7 @@ from gateway.settings_jobs import ArtifactSettings, FetchSettings, JobSettings, 
 from gateway.settings_models import ModelSettings, ProfilePath, SiteSettings
 from gateway.settings_promises import ClassSettings, TenantSettings, with_default_classes
 from gateway.settings_serving import (
+    Cors,
     Explain,
     Forwarded,
     Isolation,
@@ -69,6 +70,7 @@ class Settings(Section):
     isolation: Isolation = Field(Isolation(), description="What tenants may learn of each other.")
     tls: Tls = Field(Tls(), description="TLS on the API's own port.")
     forwarded: Forwarded = Field(Forwarded(), description="Proxies before the gateway.")
+    cors: Cors = Field(Cors(), description="Pages in a browser that may call the API.")
     audit_file: Path | None = Field(
         None, description="Changes by the admin API are appended here, one JSON line each."
     )

@@ -1,9 +1,9 @@
 """What may an operator set of how calls are taken in, waited for, sent on and told of?"""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.settings_types import MIB, BaseUrl, Bytes, Name, Network, Seconds, Section
@@ -122,6 +122,19 @@ class Forwarded(Section):
         (),
         description="Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are "
         "believed; from all others they mean nothing.",
+    )
+
+
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s,]+)$")]
+
+
+class Cors(Section):
+    """Pages in a browser that may call the API."""
+
+    origins: tuple[Origin, ...] = Field(
+        (),
+        description="Origins such as `https://chat.example.com` whose pages may read answers; `*` "
+        "is any. Keys are in no cookie, so that `*` opens nothing but a server without keys.",
     )
 
 

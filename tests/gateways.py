@@ -10,6 +10,7 @@ import uvicorn
 
 from backends.store import connect
 from gateway.app import create_app, services_for
+from gateway.middleware import open_to_pages
 from gateway.protocol import protocol_class
 from gateway.services import Services
 from gateway.settings import Settings
@@ -81,7 +82,7 @@ async def running_gateway(
     async with services_for(made, redis) as services:
         limits = made.limits
         config = uvicorn.Config(
-            create_app(services),
+            open_to_pages(create_app(services), made.cors.origins),
             loop="none",
             http=protocol_class(
                 header_bytes=limits.header_bytes,

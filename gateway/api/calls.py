@@ -38,6 +38,7 @@ class CallRoute:
         more = () if named is None else ((named, scope["sluice.id"].encode()),)
         sink: Sink = AsgiSink(send, more)
         if turn is not None:
+            more = (*more, *scope.get("sluice.cors", ()))  # others pass the middleware
             sink = DirectSink(turn, scope["sluice.id"], scope["sluice.began"], more)
         services.lifecycle.in_flight += 1
         try:

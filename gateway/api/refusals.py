@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gateway.errors import (
     GatewayError,
@@ -26,6 +27,7 @@ from gateway.wire.dialects import openai_refusal
 _log = structlog.get_logger("api")
 
 
+VERSION = "v1"
 ANTHROPIC = ("/v1/messages", "/v1/messages/")
 
 
@@ -45,16 +47,28 @@ def request_id_of(request: Request) -> str:
     return str(request.scope.get("sluice.id") or new_request_id())
 
 
-def of_http_exception(error: HTTPException, method: str, path: str) -> GatewayError:
+def of_http_exception(error: HTTPException, request: Request) -> GatewayError:
     """Say what the framework raised by itself (unknown routes and methods) in our words."""
+    method, path = request.method, request.url.path
     match error.status_code:
         case 404:
-            return UnknownUrl(method, path)
+            return UnknownUrl(method, path, _meant(request))
         case 405:
             return MethodNotAllowed(f"Not allowed to {method} on {path[:200]}")
         case status if 400 <= status < 500:
             return InvalidRequest(str(error.detail))
     return GatewayError("The server had an error while processing your request.")
+
+
+def _meant(request: Request) -> str | None:
+    """Give the route of which a wrong base URL made this path: most have `/v1` twice or never."""
+    parts = [part for part in request.url.path.split("/") if part]
+    while VERSION in parts:
+        parts = parts[parts.index(VERSION) + 1 :]
+    guess = "/".join(("", VERSION, *parts))
+    scope = {**request.scope, "path": guess}
+    is_route = any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    return guess if is_route and guess != request.url.path else None
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
@@ -91,7 +105,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def raised(request: Request, error: HTTPException) -> Response:
-        said = answer(of_http_exception(error, request.method, request.url.path), request)
+        said = answer(of_http_exception(error, request), request)
         said.headers.update(error.headers or {})  # Allow, with a 405
         return said
 

@@ -11,11 +11,13 @@ import orjson
 from msgspec import Raw
 
 from backends.sglang import error_of
-from gateway.errors import GatewayError, headers
+from gateway.errors import ContextLengthExceeded, EngineFailed, GatewayError, headers
 from gateway.wire.body import UNREADABLE, Body, fields_of
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
 from gateway.wire.dialects import VerbatimDialect
 from gateway.wire.errors import translate
+from gateway.wire.overflow import read_overflow
+from gateway.wire.schemas import has_references, refuse_endless
 from gateway.wire.sse import Frames, VerbatimStream, data_of, split
 from gateway.wire.usage import usage_of
 
@@ -34,11 +36,13 @@ def with_strict_tools(body: Body) -> Body:
     """Ask for a forced tool's arguments in its schema, unless the caller said something of that.
 
     Without it SGLang constrains only the tool's name, and `input` may be no object at all.
+    Raises InvalidRequest for a schema that would kill an engine.
     """
-    if b'"tool_choice"' not in body.raw:
-        return body
     try:
         fields = fields_of(body.raw)
+        _check_schemas(fields)
+        if "tool_choice" not in fields:
+            return body
         choice = msgspec.json.decode(fields.get("tool_choice", NULL))
         tools = msgspec.json.decode(fields.get("tools", NULL))
     except UNREADABLE:
@@ -51,6 +55,18 @@ def with_strict_tools(body: Body) -> Body:
             tool.setdefault("strict", True)
     fields["tools"] = Raw(msgspec.json.encode(tools))
     return Body(msgspec.json.encode(fields), body.ours)
+
+
+def _check_schemas(fields: Mapping[str, Raw]) -> None:
+    for name, inner in (("tools", "input_schema"), ("output_config", "format")):
+        raw = bytes(fields.get(name, NULL))
+        if has_references(raw):
+            given = msgspec.json.decode(raw)
+            for each in given if isinstance(given, list) else [given]:
+                schema = each.get(inner) if isinstance(each, dict) else None
+                if name == "output_config" and isinstance(schema, dict):
+                    schema = schema.get("schema")
+                refuse_endless(schema, f"{name}.{inner}")
 
 
 class AnthropicDialect(VerbatimDialect):
@@ -92,12 +108,14 @@ class AnthropicStream(VerbatimStream):
         if data.startswith(b"[DONE]"):
             self.started = self.ended = True
             return
+        if not data:
+            return  # a comment
         try:
             event = orjson.loads(data)
         except orjson.JSONDecodeError:
-            return
+            event = None
         if not isinstance(event, dict):
-            return
+            raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
         if event.get("error"):
             raise EngineSaidNo(translate(error_of(500, data)))
         kind = event.get("type")
@@ -124,6 +142,8 @@ def _envelope(error: GatewayError) -> dict[str, Any]:
     is_theirs = 400 <= error.status < 500
     kind = _TYPES.get(error.status, "invalid_request_error" if is_theirs else "api_error")
     message = error.message
+    if isinstance(error, ContextLengthExceeded) and (overflow := read_overflow(message)):
+        message = overflow.in_anthropics_words()
     if error.param is not None and error.param not in message:  # there is no other place for it
         message = f"{error.param}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}

@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from gateway.errors import InvalidRequest
 from gateway.wire.openai import ChatRequest, ToolChoice
+from gateway.wire.schemas import has_references, refuse_endless
 
 _NOTHING = (b"null", b"[]")
 
@@ -66,6 +67,8 @@ def refuse_unserved(request: ChatRequest) -> None:
     form = request.response_format
     if form is not None and form.type == "json_schema" and form.json_schema is None:
         raise _missing("response_format.json_schema")
+    if form is not None and form.json_schema is not None:
+        _check(form.json_schema.schema_, "response_format.json_schema.schema")
 
 
 def offer_of(request: ChatRequest) -> Offer:
@@ -78,6 +81,9 @@ def offer_of(request: ChatRequest) -> Offer:
             "'tool_choice' needs 'tools' from which to choose.", param="tool_choice"
         )
     names = {_name(each.type, each.function, f"tools[{i}]") for i, each in enumerate(request.tools)}
+    for i, each in enumerate(request.tools):
+        if each.function is not None:
+            _check(each.function.parameters, f"tools[{i}].function.parameters")
     if not isinstance(choice, ToolChoice):
         return Offer(strict=choice == "required")
     if choice.type != "allowed_tools":
@@ -94,6 +100,11 @@ def offer_of(request: ChatRequest) -> Offer:
         for i, each in enumerate(allowed.tools)
     ]
     return Offer(allowed.mode == "required", frozenset(chosen), allowed.mode)
+
+
+def _check(schema: dict[str, Raw] | bool | None, at: str) -> None:
+    if isinstance(schema, dict) and has_references(raw := msgspec.json.encode(schema)):
+        refuse_endless(msgspec.json.decode(raw), at)
 
 
 def _name(kind: str, function: Any, at: str) -> str:

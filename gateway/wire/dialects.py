@@ -11,7 +11,7 @@ from gateway.call import Usage
 from gateway.errors import EngineBusy, EngineFailed, GatewayError, envelope, headers
 from gateway.wire.dialect import EngineSaidNo, StreamEditor
 from gateway.wire.mend import document_edit, embeddings_edit, generation_edit, stream_edit
-from gateway.wire.sse import OpenAIStream, VerbatimStream
+from gateway.wire.sse import OpenAIStream, VerbatimStream, are_choices
 from gateway.wire.usage import usage_of
 
 Answer = tuple[bytes, Usage | None, tuple[str, ...]]
@@ -28,8 +28,8 @@ def read_document(body: bytes) -> dict[str, Any]:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         document = None
-    if not isinstance(document, dict):
-        raise EngineSaidNo(EngineFailed("The engine's answer is not JSON."))
+    if not isinstance(document, dict) or not are_choices(document.get("choices")):
+        raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
     for choice in document.get("choices") or ():
         if choice.get("finish_reason") == "abort":
             raise EngineSaidNo(EngineBusy("The engine gave this call up.", retry_after_s=1.0))
@@ -107,7 +107,10 @@ class VerbatimDialect:
 
     async def document(self, body: bytes) -> Answer:
         """Give the engine's own bytes."""
-        document = orjson.loads(body) if body[:1] == b"{" else None
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise EngineSaidNo(EngineFailed("The engine's answer could not be read.")) from None
         found = document.get("usage") if isinstance(document, dict) else None
         return body, usage_of(found), ()
 

@@ -9,6 +9,7 @@ from gateway.errors import (
     InvalidRequest,
     NotFound,
 )
+from gateway.wire.overflow import read_overflow
 
 BUSY_RETRY_S = 1.0
 
@@ -17,7 +18,9 @@ def translate(said: EngineError) -> GatewayError:
     """Turn an engine's refusal into ours."""
     match said.kind:
         case ErrorKind.CONTEXT_LENGTH:
-            return ContextLengthExceeded(said.message, param=said.param)
+            overflow = read_overflow(said.message)
+            words = overflow.in_openais_words() if overflow else said.message
+            return ContextLengthExceeded(words, param=said.param)
         case ErrorKind.INVALID_REQUEST:
             return InvalidRequest(said.message, param=said.param)
         case ErrorKind.NOT_FOUND | ErrorKind.METHOD_NOT_ALLOWED:

@@ -3,10 +3,9 @@
 A stream is cut at blank lines only: whole frames go on, a partial one waits for its rest. Raw line
 breaks cannot occur inside JSON strings, so a frame's edges are certain wherever the bytes were
 split. Most blocks end as all plain frames of their stream do, and go on untouched once that is
-seen; others are searched for the few marks that matter.
+seen; others are decoded.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,14 +21,11 @@ from gateway.wire.usage import respell, usage_of
 DONE = b"data: [DONE]\n\n"
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 
-# The marks of frames that are more than a piece of text: usage, the end, an abort, an error.
-_MARK = re.compile(rb'"usage": ?\{|\[DONE\]|"finish_reason": ?"|data: ?\{"error"|"choices": ?\[\]')
-
 Edit = Callable[[dict[str, Any]], bool]
 
 
 class Frames:
-    """Cuts a byte stream into whole frames."""
+    """Cuts a byte stream into whole frames, whose lines end in LF however the engine ends them."""
 
     __slots__ = ("partial",)
 
@@ -43,13 +39,26 @@ class Frames:
         if data.endswith(b"\n\n"):
             self.partial = b""
             return data
+        held = b""
+        if b"\r" in data:
+            data, held = _with_line_feeds(data)
         cut = data.rfind(b"\n\n") + 2
         if cut == 1:
             cut = 0
-        self.partial = data[cut:]
+        self.partial = data[cut:] + held
         if len(self.partial) > MAX_FRAME_BYTES:
             raise EngineSaidNo(EngineFailed("The engine sent a frame that is too large."))
         return data[:cut]
+
+
+def _with_line_feeds(data: bytes) -> tuple[bytes, bytes]:
+    """Give lines that end in LF, and a CR at the very end whose LF may still be to come.
+
+    JSON has no raw CR inside a string, so each one ends a line.
+    """
+    held = b"\r" if data.endswith(b"\r") and not data.endswith(b"\r\r") else b""
+    lines = data[: len(data) - len(held)].replace(b"\r\n", b"\n")
+    return lines.replace(b"\r", b"\n"), held
 
 
 def split(block: bytes) -> Iterator[bytes]:
@@ -60,11 +69,40 @@ def split(block: bytes) -> Iterator[bytes]:
 
 
 def data_of(frame: bytes) -> bytes:
-    """Give what follows `data:` in a frame; empty where there is no such line."""
-    for line in frame.split(b"\n"):
-        if line.startswith(b"data:"):
-            return line[5:].strip()
-    return b""
+    """Give what follows `data:` in a frame's lines; empty where there is no such line."""
+    found = [line[5:] for line in frame.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(found).strip()
+
+
+def chunk_of(data: bytes) -> dict[str, Any]:
+    """Read the data of one frame of a generation.
+
+    Raises EngineSaidNo where it is an error, or no chunk at all: to leave it out would cut the
+    answer short without a word, and to pass it on would break the caller's client.
+    """
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        chunk = None
+    if not isinstance(chunk, dict) or not are_choices(chunk.get("choices")):
+        raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
+    if chunk.get("error"):
+        raise EngineSaidNo(translate(error_of(500, data)))
+    return chunk
+
+
+def are_choices(found: Any) -> bool:
+    """Whether what an engine gives as its choices, or does not, has their shape."""
+    if found is None:
+        return True
+    return isinstance(found, list) and all(
+        [
+            isinstance(each, dict)
+            and isinstance(each.get("delta") or {}, dict)
+            and isinstance(each.get("message") or {}, dict)
+            for each in found
+        ]
+    )
 
 
 def encode(document: Any) -> bytes:
@@ -113,8 +151,6 @@ class OpenAIStream:
         block = self._frames.feed(data)
         if not block or self.ended:
             return b""
-        if self.started and self._edit is None and not _MARK.search(block):
-            return self._with_prefix(block)
         return b"".join(self._frame(frame) for frame in split(block))
 
     async def close(self) -> bytes:
@@ -142,23 +178,19 @@ class OpenAIStream:
             self.started = self.ended = True
             self._tail = b""
             return DONE
-        if not data.startswith(b"{"):
-            return frame
-        try:
-            document = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return frame
-        if "error" in document:
-            raise EngineSaidNo(translate(error_of(500, data)))
+        if not data:
+            return frame  # a comment: it keeps the connection
+        document = chunk_of(data)
         self._learn(document)
         choices = document.get("choices")
         if choices == [] and "usage" in document and not self._wants_usage:
             return b""
         if not self.started and not _is_greeting(choices):
             self.started = True
-        if self._edit is None:
+        is_usual = frame.startswith(b"data: {")
+        if self._edit is None and is_usual:
             self._learn_tail(frame, document)
-        if self._mend(document):
+        if self._mend(document) or not is_usual:
             frame = encode(document)
         return self._with_prefix(frame)
 

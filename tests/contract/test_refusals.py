@@ -1,6 +1,7 @@
 """What is refused, by the gateway or by the engine, is refused in the same words."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -23,15 +24,31 @@ async def test_a_prompt_over_the_context_is_told_as_such(
     assert answer.status == 400
     assert answer.error["code"] == "context_length_exceeded"
     assert answer.error["type"] == "invalid_request_error"
+    limit = (
+        f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, your messages"
+    )
+    assert answer.error["message"].startswith(limit)
 
 
 async def test_an_answer_over_the_context_is_told_as_such(site: Site) -> None:
     answer = await site.post(CHAT, site.chat(max_tokens=CONTEXT_TOKENS + 1))
     assert answer.status == 400
     assert answer.error["code"] == "context_length_exceeded"
-    both = await site.post(CHAT, site.chat("word " * 600, max_tokens=CONTEXT_TOKENS - 10))
+    chat = site.chat("word " * 600, max_tokens=CONTEXT_TOKENS - 10)
+    both = await site.post(CHAT, chat)
     assert both.status == 400
     assert both.error["code"] == "context_length_exceeded"
+    assert re.search(
+        r"maximum context length is 2048 tokens\. .* you requested \d+ tokens",
+        both.error["message"],
+    )
+    message = await site.post(MESSAGES, chat)  # Claude Code asks for less again by these words
+    assert re.match(
+        r"input length and `max_tokens` exceed context limit: \d+ \+ 2038 > 2048",
+        message.error["message"],
+    )
+    message = await site.post(MESSAGES, site.chat("word " * (CONTEXT_TOKENS * 3)))
+    assert re.fullmatch(r"prompt is too long: \d+ tokens > 2048 maximum", message.error["message"])
 
 
 @pytest.mark.parametrize(
@@ -132,3 +149,29 @@ async def test_a_full_queue_is_503_with_retry_after(site: Site) -> None:
 
 async def _busy(site: Site, want: int) -> bool:
     return sum(await site.engine_load()) >= min(want, MAX_RUNNING)
+
+
+ENDLESS = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#"}]}}}
+FORM = {"type": "json_schema", "name": "x", "schema": ENDLESS}
+FUNCTION = {"name": "f", "parameters": ENDLESS}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": FORM}}),
+        (CHAT, {"tools": [{"type": "function", "function": FUNCTION}]}),
+        ("/v1/responses", {"input": "hi", "text": {"format": FORM}}),
+        ("/v1/responses", {"input": "hi", "tools": [{"type": "function", **FUNCTION}]}),
+        (MESSAGES, {"tools": [{"name": "f", "input_schema": ENDLESS}]}),
+        (MESSAGES, {"output_config": {"format": FORM}}),
+    ],
+)
+async def test_a_schema_that_would_kill_an_engine_is_refused(
+    site: Site, path: str, fields: dict[str, object]
+) -> None:
+    body = {"model": site.model} if path == "/v1/responses" else site.chat()
+    answer = await site.post(path, {**body, **fields})
+    assert answer.status == 400
+    assert "leads back to itself" in answer.error["message"]
+    assert (await site.post(CHAT, site.chat())).status == 200

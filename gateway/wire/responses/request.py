@@ -23,6 +23,7 @@ from gateway.wire.openai import (
     decode,
 )
 from gateway.wire.responses.fields import missing, wrong_value
+from gateway.wire.schemas import refuse_endless
 
 INCLUDABLE = (
     "message.output_text.logprobs",
@@ -257,7 +258,9 @@ def response_format(config: TextConfig | None) -> dict[str, Any] | None:
         if not isinstance(kind, str):
             raise missing("text.format.type")
         raise wrong_value("text.format.type", kind, ("text", "json_object", "json_schema"))
-    return {"type": "json_schema", "json_schema": _json_schema(form)}
+    found = _json_schema(form)
+    refuse_endless(found["schema"], "text.format.schema")
+    return {"type": "json_schema", "json_schema": found}
 
 
 def _json_schema(form: dict[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,14 @@ from typing import Any
 
 import orjson
 
-from backends.sglang import error_of
 from gateway.call import Usage
 from gateway.errors import EngineBusy, EngineFailed, GatewayError
 from gateway.wire.dialect import EngineSaidNo
-from gateway.wire.errors import translate
 from gateway.wire.responses.document import Document, ending, failed, finished
 from gateway.wire.responses.fields import NewId, new_id
 from gateway.wire.responses.namespaces import Members
 from gateway.wire.responses.output import NO_MEMBERS, Event, Output
-from gateway.wire.sse import DONE, Frames, data_of, split
+from gateway.wire.sse import DONE, Frames, chunk_of, data_of, split
 from gateway.wire.usage import usage_of
 
 Keep = Callable[[Document], Awaitable[bool]]
@@ -109,15 +107,7 @@ class ResponsesStream:
                 raise EngineSaidNo(EngineFailed("The engine ended its answer without a reason."))
             self.started = self.ended = True
             return b""
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            chunk = None
-        if not isinstance(chunk, dict):  # a part of the answer would be missing without a word
-            raise EngineSaidNo(EngineFailed("The engine's answer could not be read."))
-        if chunk.get("error"):
-            raise EngineSaidNo(translate(error_of(500, data)))
-        return self._chunk(chunk)
+        return self._chunk(chunk_of(data))
 
     def _chunk(self, chunk: dict[str, Any]) -> bytes:
         self.usage = usage_of(chunk.get("usage")) or self.usage

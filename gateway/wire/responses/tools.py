@@ -30,6 +30,7 @@ from gateway.wire.responses.namespaces import (
     flat,
     members,
 )
+from gateway.wire.schemas import refuse_endless
 
 SERVED = ("function", "custom")
 # Tools that a hosted service would run. A model may use them, so a request that lists them (as
@@ -133,10 +134,12 @@ def _tool(tool: dict[str, Any], at: str) -> dict[str, Any]:
             "description": description,
             "format": _grammar(tool, at) or {"type": "text"},
         }
+    parameters = optional_object(tool, "parameters", at)
+    refuse_endless(parameters, f"{at}.parameters")
     return {
         **tool,
         "description": description,
-        "parameters": optional_object(tool, "parameters", at),
+        "parameters": parameters,
         "strict": optional_flag(tool, "strict", at),
     }
 

@@ -234,6 +234,30 @@ async def test_an_unknown_url_is_404(small_gateway: RunningGateway, method: str,
     assert answer.error["message"].startswith(f"Invalid URL ({method} ")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/chat/completions", CHAT),
+        ("POST", "/v1/v1/chat/completions", CHAT),
+        ("POST", "/openai/v1/chat/completions", CHAT),
+        ("POST", f"{CHAT}/", CHAT),
+        ("POST", "//v1/chat/completions", CHAT),
+        ("POST", "/v1/v1/messages?beta=true", "/v1/messages"),
+        ("GET", "/models/org/some-model", "/v1/models/org/some-model"),
+        ("GET", "/chat/completions", None),
+        ("POST", "/v1/fine_tuning/jobs", None),
+        ("GET", "/", None),
+    ],
+)
+async def test_a_wrong_base_url_is_told_which_path_it_may_mean(
+    small_gateway: RunningGateway, method: str, path: str, meant: str | None
+) -> None:
+    answer = await exchange(small_gateway.port, request(path, method=method))
+    assert answer.status == 404
+    hint = f". Did you mean {meant}?" if meant else ""
+    assert answer.error["message"] == f"Invalid URL ({method} {path.split('?')[0]}){hint}"
+
+
 async def test_ids_with_slashes_may_come_encoded_or_not(redis_url: str) -> None:
     name = "org/some-model"
     async with running_gateway(redis_url, {name: []}, ready=False) as gateway:

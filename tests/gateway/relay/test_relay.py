@@ -334,7 +334,7 @@ async def test_only_a_silent_engine_is_blamed_for_a_silent_stream(
             assert vitals.call_faults == int(reads)
 
 
-@pytest.mark.parametrize("said", [b"oops", b'{"choices": null}'])
+@pytest.mark.parametrize("said", [b"oops", b'{"choices": null}', b'{"choices": [7]}'])
 async def test_an_answer_without_choices_is_no_answer(
     redis_url: str, direct: bool, session: aiohttp.ClientSession, said: bytes
 ) -> None:

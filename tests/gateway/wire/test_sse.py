@@ -201,3 +201,51 @@ def test_reasoning_tokens_are_told_where_openai_has_them(tools: bool) -> None:
     editor = OpenAIStream(wants_usage=True, edit=stream_edit(tools=tools, model=None))
     last = documents(run(editor, sent))[-1]
     assert last["usage"] == {**usage, "completion_tokens_details": {"reasoning_tokens": 3}}
+
+
+@given(texts=TEXTS, cuts=SPLITS, end=st.sampled_from([b"\r\n", b"\r"]), tools=st.booleans())
+def test_lines_may_end_in_any_way_that_sse_allows(
+    texts: list[str], cuts: list[int], end: bytes, tools: bool
+) -> None:
+    editor = OpenAIStream(wants_usage=False, edit=stream_edit(tools=tools, model=None))
+    told = run(editor, pieces(stream(*texts).replace(b"\n", end), cuts))
+    assert told == stream(*texts, usage=False)
+    assert editor.ended
+
+
+@given(cuts=SPLITS)
+def test_frames_of_another_form_are_told_in_the_usual_one(cuts: list[int]) -> None:
+    plain = chunk(delta={"content": "a"})
+    halves = orjson.dumps(plain).replace(b",", b"\ndata: ,", 1)
+    frames = [b"data:" + orjson.dumps(plain), b"event: x\ndata: " + halves, b": still here"]
+    data = stream("b")[: -len(DONE)] + b"".join(each + b"\n\n" for each in frames) + DONE
+    told = run(OpenAIStream(wants_usage=True), pieces(data, cuts))
+    assert told.count(b": still here\n\n") == 1
+    *_, one, two = documents(told.replace(b": still here\n\n", b""))
+    assert one == two == {**plain, "usage": None}
+
+
+RUBBISH = [
+    b"nothing like JSON",
+    b'{"choices": [',
+    b'"text"',
+    b"[]",
+    b'{"choices": [{"index": 0, "delta": {"content": "\xff"}}]}',
+    b'{"choices": {}}',
+    b'{"choices": [null]}',
+    b'{"choices": [{"delta": "text"}]}',
+]
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("tools", [False, True])
+def test_what_cannot_be_read_never_reaches_a_caller(
+    rubbish: bytes, started: bool, tools: bool
+) -> None:
+    editor = OpenAIStream(wants_usage=False, edit=stream_edit(tools=tools, model=None))
+    if started:
+        run(editor, [encode(chunk(**ROLE)), *[encode(chunk(delta={"content": "a"}))] * 3])
+    with pytest.raises(EngineSaidNo) as caught:
+        editor.feed(b"data: " + rubbish + b"\n\n")
+    assert isinstance(caught.value.error, EngineFailed)
