@@ -12,6 +12,9 @@ from enum import StrEnum
 from autoscale.forecast import Forecast
 from autoscale.policy import Policy
 
+# What is held is the peak of so many cold starts: a record must be as long to tell of one.
+PEAK_STARTS = 2.5
+
 
 class Guard(StrEnum):
     """What bound the decision."""
@@ -20,6 +23,7 @@ class Guard(StrEnum):
     QUEUE = "queue"  # calls wait: at once
     STEADY = "steady"  # the difference is not worth an action yet
     HOLD = "hold"  # the peak of the next cold starts needs it
+    RECORD = "record"  # too little was seen yet to take anything away
     BLIND = "blind"  # signals are missing or stale: never down
     STEP = "step"  # the bound on one step down
     FLOOR = "floor"  # least, spare units
@@ -193,6 +197,8 @@ def _target(
         lowest = have - max(1, math.floor(policy.most_step_down * have))
         kept = math.ceil(held - 1e-9)
         target = min(max(kept, lowest), have)
+        if target < have and memory.seen_s < PEAK_STARTS * view.cold_start_s:
+            return have, Guard.RECORD
         bound = Guard.STEP if lowest > kept else Guard.HOLD if held > wanted else guard
         return target, bound
     return have, Guard.STEADY

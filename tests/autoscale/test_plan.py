@@ -55,6 +55,16 @@ def test_what_the_next_cold_starts_need_is_kept() -> None:
         assert done.target == 10
 
 
+def test_nothing_is_taken_away_before_a_record_is_as_long_as_what_is_held_for() -> None:
+    memory, downs = Memory(), []
+    for now in range(0, 1200, 10):
+        done, memory = plan(view(10, at=now), forecast(3.0), Policy(), memory, now=float(now))
+        downs.append((now, done.drain, done.guard))
+    first = next(now for now, drain, _ in downs if drain)
+    assert first >= 600  # two and a half starts of 240 s
+    assert Guard.RECORD in {guard for now, _, guard in downs if now < first}
+
+
 def test_one_step_down_is_bounded() -> None:
     done = after(40, 4.0, seconds=7200, policy=Policy(most_step_down=0.25))
     assert (done.drain, done.guard) == (10, Guard.STEP)
