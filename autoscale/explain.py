@@ -7,6 +7,7 @@ from typing import Any
 _GUARDS = {
     "forecast": "the forecast's quantile",
     "queue": "calls were waiting, so it acted at once",
+    "backlog": "calls waited although the forecast had enough: all that is ready was busy",
     "steady": "the difference was not worth an action yet",
     "hold": "what the next cold starts are expected to need is kept",
     "record": "too little was seen yet to take anything away",

@@ -21,6 +21,7 @@ class Guard(StrEnum):
 
     FORECAST = "forecast"  # the forecast's quantile alone
     QUEUE = "queue"  # calls wait: at once
+    BACKLOG = "backlog"  # calls wait although by the forecast there is enough
     STEADY = "steady"  # the difference is not worth an action yet
     HOLD = "hold"  # the peak of the next cold starts needs it
     RECORD = "record"  # too little was seen yet to take anything away
@@ -158,6 +159,10 @@ def _wanted(
         cleared = forecast.level + view.waiting_s / max(view.cold_start_s, 1.0)
         if cleared > wanted:
             wanted, guard = cleared, Guard.QUEUE
+        # All that is ready is busy, whatever the capacity law says that it could do.
+        busy = view.ready + view.waiting_s / max(view.cold_start_s, 1.0)
+        if busy > wanted:
+            wanted, guard = busy, Guard.BACKLOG
     if view.deferrable > wanted:
         wanted, guard = view.deferrable, Guard.DEADLINE
     floor = float(policy.least)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,17 @@ def test_calls_that_wait_are_answered_at_once() -> None:
     done, _ = plan(seen, forecast(10.0), Policy(), Memory(), now=0.0)
     assert done.guard is Guard.QUEUE
     assert done.start == 10  # the level, and what waits spread over a cold start
+
+
+def test_calls_that_wait_though_there_should_be_enough_keep_what_there_is_and_ask_for_mo() -> None:
+    """The law may be wrong, or classes may not share as it says: a queue that stands tells."""
+    waits: dict[str, Any] = {"waiting_s": 120.0, "oldest_wait_s": 60.0}
+    done = after(10, 6.0, seconds=3600, **waits)
+    assert (done.start, done.target, done.guard) == (1, 11, Guard.BACKLOG)
+    assert done.at > 60.0  # what waits for a moment is not worth a start
+    kept = after(10, 6.0, seconds=3600, waiting_s=1.0, oldest_wait_s=2.0)
+    assert not kept.drain
+    assert after(10, 6.0, seconds=3600).drain
 
 
 def test_pending_starts_count() -> None:
