@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", action="append", choices=tuple(PRESETS), help="for --rows; default: balanced")
     add("--policy", action="append", help="s4, s6, s7: one more rule, such as HPA or static:N")
     add("--seconds", type=float, default=1740.0, help="s4, s6, s7: how much of the trace")
+    add(
+        "--units",
+        type=int,
+        help="s4, s6, s7: units at first; default: for the first start",
+    )
     add("--video-units", type=float, default=6.0, help="s5: mean units of video work")
     add("--video-s", type=float, default=27.38, help="s5: seconds of one video on one unit")
     add("--video-within", type=float, default=21_600.0, help="s5: a video's deadline in seconds")

@@ -127,6 +127,7 @@ class Decider:
             cold_start_s=pool.cold_start_s,
             last_call_at=pool.last_call_at,
             deferrable=jobs_need(due, cold_start_s=pool.cold_start_s, now=now),
+            replicas_per_unit=config.replicas_per_unit,
         )
         if len(looks) > 1:
             view = _of_all(view, looks, mixture, pool.mixed)

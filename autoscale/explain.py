@@ -7,8 +7,10 @@ from typing import Any
 _GUARDS = {
     "forecast": "the forecast's quantile",
     "queue": "calls were waiting, so it acted at once",
+    "backlog": "calls waited although the forecast had enough: all that is ready was busy",
     "steady": "the difference was not worth an action yet",
     "hold": "what the next cold starts are expected to need is kept",
+    "record": "too little was seen yet to take anything away",
     "blind": "signals were missing or stale, so nothing was taken away",
     "step": "one step down is bounded",
     "floor": "the least number and the spare units",
@@ -35,7 +37,7 @@ def told(record: Mapping[str, Any]) -> str:
         f" {signal['waiting_s']:.1f} s of work waiting" + (" (BLIND)" if signal["blind"] else ""),
         f"  forecast  {forecast['wanted']:.2f} units at quantile {forecast['quantile']:.3f} in"
         f" {forecast['horizon_s']:.0f} s; {forecast['held']:.2f} not to be dropped;"
-        f" season trusted {forecast['season_trust']:.0%}",
+        f" season trusted {forecast['season_trust']:.0%}{_by_record(forecast)}",
         f"  price     a miss costs {forecast['price']:.1f} times running; error budget"
         f" {forecast['budget_spent']:+.0%} of plan",
         f"  bound by  {record['guard']}: {_GUARDS.get(record['guard'], '')}",
@@ -51,6 +53,11 @@ def told(record: Mapping[str, Any]) -> str:
             f" ({other['misses_s']:.1f} of misses)"
         )
     return "\n".join(lines)
+
+
+def _by_record(forecast: Mapping[str, Any]) -> str:
+    bursts = forecast.get("by_record")  # entries from before it was told have none
+    return "; bursts come and go, so these are quantiles of the last hour" if bursts else ""
 
 
 def _action(record: Mapping[str, Any]) -> str:

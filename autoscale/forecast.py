@@ -68,7 +68,8 @@ class Forecast:
     """Quantiles of the work per second, in the unit that was fed in.
 
     `up` are for one cold start ahead, `hold` for the peak until two and a half; `shift` is the
-    online correction, in powers of ten of the probability of exceeding.
+    online correction, in powers of ten of the probability of exceeding. `by_record`: they are those
+    of the last hour's work, whatever was last (`record`).
     """
 
     at: float
@@ -80,6 +81,7 @@ class Forecast:
     hold: list[float]
     shift: float = 0.0
     season_trust: float = 0.0
+    by_record: bool = False
 
     def upper(self, quantile: float) -> float:
         """Give the calibrated quantile one cold start ahead."""

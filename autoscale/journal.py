@@ -99,6 +99,7 @@ def entry(
             "budget_spent": round(plan.spent, 3),
             "horizon_s": round(forecast.horizon_s, 1),
             "season_trust": round(forecast.season_trust, 3),
+            "by_record": forecast.by_record,
             "shift": round(forecast.shift, 3),
         },
         "alternatives": [

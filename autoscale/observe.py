@@ -221,6 +221,7 @@ def view_of(
     cold_start_s: float,
     last_call_at: float,
     deferrable: float = 0.0,
+    replicas_per_unit: int = 1,
 ) -> PoolView:
     """Put a pool's observation into units."""
     best = max(shares.values(), default=1.0) or 1.0
@@ -232,7 +233,7 @@ def view_of(
         stuck=len(stand.stuck),
         offered=units_of_work,
         missed=units_of_work * arrived.missed_share,
-        waiting_s=arrived.waiting_work_s / best,
+        waiting_s=arrived.waiting_work_s / best / replicas_per_unit,
         oldest_wait_s=arrived.oldest_wait_s,
         deferrable=deferrable,
         last_call_at=last_call_at,

@@ -12,14 +12,19 @@ from enum import StrEnum
 from autoscale.forecast import Forecast
 from autoscale.policy import Policy
 
+# What is held is the peak of so many cold starts: a record must be as long to tell of one.
+PEAK_STARTS = 2.5
+
 
 class Guard(StrEnum):
     """What bound the decision."""
 
     FORECAST = "forecast"  # the forecast's quantile alone
     QUEUE = "queue"  # calls wait: at once
+    BACKLOG = "backlog"  # calls wait although by the forecast there is enough
     STEADY = "steady"  # the difference is not worth an action yet
     HOLD = "hold"  # the peak of the next cold starts needs it
+    RECORD = "record"  # too little was seen yet to take anything away
     BLIND = "blind"  # signals are missing or stale: never down
     STEP = "step"  # the bound on one step down
     FLOOR = "floor"  # least, spare units
@@ -154,6 +159,10 @@ def _wanted(
         cleared = forecast.level + view.waiting_s / max(view.cold_start_s, 1.0)
         if cleared > wanted:
             wanted, guard = cleared, Guard.QUEUE
+        # All that is ready is busy, whatever the capacity law says that it could do.
+        busy = view.ready + view.waiting_s / max(view.cold_start_s, 1.0)
+        if busy > wanted:
+            wanted, guard = busy, Guard.BACKLOG
     if view.deferrable > wanted:
         wanted, guard = view.deferrable, Guard.DEADLINE
     floor = float(policy.least)
@@ -193,6 +202,8 @@ def _target(
         lowest = have - max(1, math.floor(policy.most_step_down * have))
         kept = math.ceil(held - 1e-9)
         target = min(max(kept, lowest), have)
+        if target < have and memory.seen_s < PEAK_STARTS * view.cold_start_s:
+            return have, Guard.RECORD
         bound = Guard.STEP if lowest > kept else Guard.HOLD if held > wanted else guard
         return target, bound
     return have, Guard.STEADY

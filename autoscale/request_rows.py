@@ -4,6 +4,9 @@
 twenty times over, all interactive. Both with replicas of an MI355X and the gateway's own admission,
 routing and ledger. `s7`: the calls of `s4` on two sites, replicas of an MI355X near and of an
 MI325X 150 ms away, which interactive calls do not go to.
+
+A fleet begins with what the mean load of the first cold start needs: until then no rule's decision
+is there yet. A fixed number (`static`) is there from the beginning.
 """
 
 import argparse
@@ -15,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from autoscale.baselines import StaticPeak
 from autoscale.contest import Case
-from autoscale.demand import TICK_S, from_arrivals
+from autoscale.demand import TICK_S, DemandSeries, from_arrivals
+from autoscale.fluid import Scaler
 from autoscale.oracle import perfect
-from autoscale.replay.kind import Kind
+from autoscale.replay.kind import Kind, chunk_within
 from autoscale.replay.sites import Site
 from autoscale.replay.tally import Replayed
 from autoscale.replay.world import replay
@@ -99,8 +104,9 @@ def run(
     seconds: float,
     seed: int = 1,
     far_cost: float = FAR_COST,
+    units: int | None = None,
 ) -> RowResult:
-    """Replay a row call by call; raises BadTrace."""
+    """Replay a row call by call, beginning with `units` if that is given; raises BadTrace."""
     pattern, times, make = ROWS[row]
     files = sorted(traces.glob(pattern))
     if not files:
@@ -112,13 +118,14 @@ def run(
     moved = [replace(a, at_s=a.at_s - start) for a in arrivals]
     series = from_arrivals(moved, kind.law).scaled(1.0 / (kind.share("interactive") * TICK_S))
     scaler = scaler_named(policy, series, cold_start_s, tenants=64)
-    first = max(1, math.ceil(float(series.total_s[:6].mean()) * 1.05))
+    if units is None:
+        units = _first(scaler, series, cold_start_s)
     sites = _sites(arrivals, kind, cold_start_s, far_cost) if row == "s7" else ()
     found = replay(
         arrivals,
         kind,
         scaler,
-        units=first,
+        units=units,
         cold_start_s=cold_start_s,
         seed=seed,
         sites=sites,
@@ -128,21 +135,35 @@ def run(
     return RowResult(row, policy, cold_start_s, mean, found.unit_s / bound.unit_s, found)
 
 
+def _first(scaler: Scaler, series: DemandSeries, cold_start_s: float) -> int:
+    """Say with how many units a fleet begins."""
+    if isinstance(scaler, StaticPeak):
+        return scaler.units
+    ticks = max(1, round(cold_start_s / series.tick_s))
+    return max(1, math.ceil(float(series.total_s[:ticks].mean()) * 1.05))
+
+
 def _sites(
     arrivals: Sequence[Arrival], near: Kind, cold_start_s: float, far_cost: float
 ) -> tuple[Site, Site]:
-    far = _kind(arrivals, "mi325x")
+    far = _kind(arrivals, "mi325x", tightest="server")
     return (
         Site("near", near, cold_start_s=cold_start_s),
         Site("far", far, rtt_s=FAR_RTT_S, cold_start_s=cold_start_s, cost=far_cost),
     )
 
 
-def _kind(arrivals: Sequence[Arrival], hardware: str = "mi355x") -> Kind:
+def _kind(
+    arrivals: Sequence[Arrival], hardware: str = "mi355x", *, tightest: str = "interactive"
+) -> Kind:
+    """Make the replicas, launched for the tightest class that goes to them."""
     base = profile(_MODEL, hardware)
     read = sum(a.input_tokens for a in arrivals) / len(arrivals)
     out = sum(a.output_tokens for a in arrivals) / len(arrivals)
     classes = {each.name: each for each in MLPERF_CLASSES}
+    targets = classes[tightest].targets(_MODEL)
+    chunk = chunk_within(base.law, targets, most=base.chunk_tokens)
+    base = replace(base, chunk_tokens=chunk)
     return Kind(base, classes, base.law, Mix(max(read, 1.0), max(out, 1.0), 1.5))
 
 
@@ -150,7 +171,15 @@ def rows(options: argparse.Namespace, cases: Sequence[Case], pool: Executor) -> 
     """Run the row under each preset (and `--policy`) at each cold start; give the table."""
     policies = [*options.preset, *(options.policy or [])]
     jobs = [
-        pool.submit(run, options.rows, options.traces, policy, cold, seconds=options.seconds)
+        pool.submit(
+            run,
+            options.rows,
+            options.traces,
+            policy,
+            cold,
+            seconds=options.seconds,
+            units=options.units,
+        )
         for cold in options.cold_start
         for policy in policies
     ]

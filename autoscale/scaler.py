@@ -6,6 +6,7 @@ The same object decides live, in the replay and in the benchmark.
 from autoscale.forecast import Forecast, Forecaster, Weights
 from autoscale.plan import Memory, Plan, PoolView, plan
 from autoscale.policy import Policy
+from autoscale.record import Record
 from autoscale.traces import Floats
 
 # The forecast looks as far ahead as starts take; it is told once they differ by this share.
@@ -28,6 +29,7 @@ class PoolScaler:
         self.forecaster = Forecaster(
             tenants, cold_start_s=cold_start_s, tick_s=tick_s, weights=weights
         )
+        self.record = Record(max(1, round(cold_start_s / tick_s)) + 1, tick_s=tick_s)
         self.memory = Memory()
         self.last_forecast: Forecast | None = None
         self.last_plan: Plan | None = None
@@ -38,6 +40,7 @@ class PoolScaler:
         if abs(view.cold_start_s - known) > RETIMED * known:
             self.forecaster.retime(view.cold_start_s)
         forecast = self.forecaster.update(row, view.at)
+        forecast = self.record.told(float(row.sum()), forecast)
         done, self.memory = plan(view, forecast, self.policy, self.memory, now=view.at)
         self.last_forecast, self.last_plan = forecast, done
         return done

@@ -14,6 +14,7 @@ from autoscale.allocate import Backlog, deferrable_units
 from autoscale.forecast import Forecast, Forecaster, Weights
 from autoscale.plan import Memory, Plan, PoolView, plan
 from autoscale.policy import Policy
+from autoscale.record import Record
 from autoscale.scaler import RETIMED
 from autoscale.traces import Floats
 from backends.backlogs import PoolBacklog
@@ -166,6 +167,10 @@ class SharedScaler:
         )
         self._far = Forecaster(tenants, cold_start_s=cold_start_s, tick_s=tick_s, weights=weights)
         self._near = Forecaster(tenants, cold_start_s=swap.lead_s, tick_s=tick_s, weights=weights)
+        self._far_record, self._near_record = (
+            Record(max(1, round(lead_s / tick_s)) + 1, tick_s=tick_s)
+            for lead_s in (cold_start_s, swap.lead_s)
+        )
         self._total, self._calls = Memory(), Memory()
 
     def step(self, view: PoolView, jobs: FillerView, row: Floats) -> Shared:
@@ -178,7 +183,9 @@ class SharedScaler:
         known = self._far.cold_start_s
         if abs(view.cold_start_s - known) > RETIMED * known:
             self._far.retime(view.cold_start_s)
-        far, near = self._far.update(row, now), self._near.update(row, now)
+        work = float(row.sum())
+        far = self._far_record.told(work, self._far.update(row, now))
+        near = self._near_record.told(work, self._near.update(row, now))
         needed = jobs_need(jobs.backlog, cold_start_s=view.cold_start_s, now=now)
         everything = replace(view, ready=view.ready + jobs.ready + jobs.coming)
         total, self._total = plan(

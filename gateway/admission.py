@@ -25,9 +25,10 @@ class Outlook(Struct, frozen=True, gc=False):
     `slack_s` is how long the call may wait for a slot and still keep its TTFT (infinite without
     one). `ahead_s` is the token work that will be served before it, `own_s` its own, `promised_s`
     that of calls who were told when to come back, and `does_per_s` how much of it the pool does in
-    a second. `reachable` False: not even an idle replica would keep its limits, so that load is
-    not what stands in the way. `idle`: the replica that it would get has nothing to do. `sure`
-    False: nothing was learnt yet. `late`: its promise is lost already, and it may be served late.
+    a second. `waiting` counts the calls of its class and of tighter ones. `reachable` False: not
+    even an idle replica would keep its limits, so that load is not what stands in the way. `idle`:
+    the replica that it would get has nothing to do. `sure` False: nothing was learnt yet. `late`:
+    its promise is lost already, and it may be served late.
     """
 
     slack_s: float

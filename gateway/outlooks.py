@@ -45,9 +45,11 @@ class Outlooks:
         model = plan.call.model
         state = self._pools.state(model)
         best, now = choice.best, self._clock.monotonic()
-        ahead_s, waiting, own_rank = 0.0, 0, plan.klass.rank
+        ahead_s, waiting, in_all, own_rank = 0.0, 0, 0, plan.klass.rank
         for rank, backlog in self._ledger.backlog(model).items():
-            waiting += backlog.calls
+            in_all += backlog.calls
+            # A queue that looser calls have filled refuses nobody who goes before them.
+            waiting += backlog.calls if rank <= own_rank else 0
             if plan.returns or rank > own_rank:
                 continue
             first = rank < own_rank
@@ -68,7 +70,7 @@ class Outlooks:
             most_waiting=self._most_waiting,
             patience_s=plan.klass.patience_s,
             reachable=best is None or is_reachable(choice, question),
-            idle=best is not None and best.prediction.running == 0 and not waiting,
+            idle=best is not None and best.prediction.running == 0 and not in_all,
             sure=best is not None and best.prospect.speed.at > 0.0,
             promised_s=promised_s,
             late=plan.missed is not None,

@@ -49,7 +49,11 @@ class Upstream(Section):
 class Queue(Section):
     """Calls that wait for a slot."""
 
-    max_waiting: int = Field(4096, ge=0, description="Waiting calls per model; above it 429.")
+    max_waiting: int = Field(
+        4096,
+        ge=0,
+        description="Calls of a class and tighter ones that may wait for a model; above it 429.",
+    )
     retry_after_s: Seconds = Field(
         5.0, description="Retry-After of a refusal when no better estimate is at hand."
     )

@@ -18,17 +18,24 @@ from backends.simulated.sequences import Event
 from backends.simulated.sequences import Sequence as EngineSequence
 from backends.slo import Class
 from gateway.admission import Outlook, Reason, Reject, decide
-from gateway.estimates import Size
 from gateway.feedback import Margin
 from gateway.lateness import served_last
 from gateway.pools import LAW_SHARE
 from gateway.queue.book import Book
 from gateway.queue.drain import Drain
-from gateway.queue.ledger import Slot
+from gateway.queue.ledger import Cost, Slot
+from gateway.routing.predictions import predict
 from gateway.routing.prospects import Prospect, Roster
-from gateway.routing.router import Choice, Question, candidates
+from gateway.routing.router import (
+    Choice,
+    Question,
+    candidates,
+    is_reachable,
+    ttft_from_slot_s,
+)
 
 MOST_WAITING = 4096
+_LEAST_LEFT = 0.02  # of what is done: the ledger starves no class
 
 
 class Calls:
@@ -80,6 +87,10 @@ class Calls:
         """Work of the calls that wait, in seconds."""
         return sum(each.work_s for each in self._book.backlog().values())
 
+    def oldest_wait_s(self, now: float) -> float:
+        """How long the call that came first of those that wait has waited; 0 where none does."""
+        return max((now - each.offered_at for each in self._waiting.values()), default=0.0)
+
     def class_of(self, arrival: Arrival) -> Class:
         """Give the class that holds for a call."""
         return self._kind.named(arrival.class_name, self._default_class)
@@ -102,13 +113,14 @@ class Calls:
         klass, targets = live.klass, live.targets
         margin_s = self._margins[klass.name].within(targets.ttft_s or 0.0)
         within_s = math.inf if live.is_late else live.due - now - margin_s
-        choice = candidates(self._roster, self._question(live, within_s, now), self._dice)
+        question = self._question(live, within_s, now)
+        choice = candidates(self._roster, question, self._dice)
         if choice.best is None:
             self._tell(live)
             return
-        live.predicted_s = choice.best.prediction.ttft_s
+        live.is_reachable = is_reachable(choice, question)
         work = work_s(self._kind.law, live.mix)
-        decision = decide(self._outlook(live, choice, work, within_s, now), least_retry_s=1.0)
+        decision = decide(self._outlook(live, choice, work, question), least_retry_s=1.0)
         if isinstance(decision, Reject):
             self._lower(live, decision.reason, now)
             return
@@ -159,48 +171,74 @@ class Calls:
         self._granted(self._book.offer(offered, None, now), now)
 
     def _question(self, live: Live, within_s: float, now: float) -> Question:
-        mix = live.mix
         return Question(
             class_name=live.klass.name,
             targets=live.targets,
-            size=Size(mix.input_tokens, mix.output_tokens),
+            size=live.size,
             mix=self._kind.mix,
             within_s=within_s,
             held=self._book.outstanding,
             now=now,
         )
 
-    def _outlook(
-        self, live: Live, choice: Choice, work: float, within_s: float, now: float
-    ) -> Outlook:
-        best, klass = choice.best, live.klass
+    def _outlook(self, live: Live, choice: Choice, work: float, question: Question) -> Outlook:
+        best, klass, now = choice.best, live.klass, question.now
         assert best is not None  # noqa: S101 - a call that no replica can take is refused before
-        backlog = self._book.backlog()
-        by_law = LAW_SHARE * self.does_per_s[klass.name] * self._worth
+        before = [each for rank, each in self._book.backlog().items() if rank <= klass.rank]
         return Outlook(
-            slack_s=within_s - live.predicted_s,
+            slack_s=question.within_s - ttft_from_slot_s(choice, question),
             has_room=best.has_room,
-            ahead_s=sum(b.work_s for rank, b in backlog.items() if rank <= klass.rank),
+            ahead_s=sum(each.work_s for each in before),
             own_s=work,
-            does_per_s=max(self._drain.per_s(now)[1], by_law),
-            waiting=self._book.waiting,
+            does_per_s=self._does_per_s(klass, now),
+            waiting=sum(each.calls for each in before),
             most_waiting=MOST_WAITING,
             patience_s=klass.patience_s,
+            reachable=live.is_reachable,
             idle=best.prediction.running == 0 and not self._book.waiting,
             late=live.is_late,
         )
 
+    def _does_per_s(self, klass: Class, now: float) -> float:
+        """Give the work that is done in a second for a class and those that follow it."""
+        by_law = LAW_SHARE * self.does_per_s[klass.name] * self._worth
+        whole = max(self._drain.per_s(now)[1], by_law)
+        return max(whole - self._keeping.asked_before(klass, now), _LEAST_LEFT * whole)
+
     def _granted(self, granted: Sequence[Slot], now: float) -> None:
         for slot in granted:
             live = self._waiting.pop(slot.lease_id, None)
-            sequence = None if live is None else sequence_of(live)
-            if sequence is None or not self._fleet.admit(slot.replica_id, sequence, now):
+            if live is None or not self._starts(live, slot, now):
                 self._granted(self._book.release(slot.lease_id, now), now)
-                continue
-            assert live is not None  # noqa: S101 - its sequence runs
-            live.granted_at = now
-            live.rtt_s = self._fleet.site_of(slot.replica_id).rtt_s
-            self._running[sequence] = live
+
+    def _starts(self, live: Live, slot: Slot, now: float) -> bool:
+        """Start a call in its slot; False where it would be late there, or nothing is there."""
+        self._predict(live, slot, now)
+        margin_s = self._margins[live.klass.name].within(live.targets.ttft_s or 0.0)
+        in_time = now + live.predicted_s + 0.5 * margin_s <= live.due
+        if not (in_time or live.is_late) and live.is_reachable:
+            self._lower(live, Reason.LATE_SLOT, now)
+            return False
+        sequence = sequence_of(live)
+        if not self._fleet.admit(slot.replica_id, sequence, now):
+            return False
+        live.rtt_s = self._fleet.site_of(slot.replica_id).rtt_s
+        self._running[sequence] = live
+        return True
+
+    def _predict(self, live: Live, slot: Slot, now: float) -> None:
+        """Say when the first token comes from a slot, with what else is on the replica."""
+        live.granted_at = now
+        prospect = self._roster.by_id.get(slot.replica_id)
+        if prospect is None:
+            return
+        held, cost = self._book.outstanding(slot.replica_id), slot.cost
+        before = Cost(
+            max(held.sequences - 1, 0),
+            max(held.kv_tokens - cost.kv_tokens, 0),
+            max(held.prefill_tokens - cost.prefill_tokens, 0),
+        )
+        live.predicted_s = predict(prospect, before, live.size, self._kind.mix).ttft_s
 
     def _learn(self, live: Live, now: float) -> None:
         """Teach the margin of its class, as the gateway does."""

@@ -6,6 +6,7 @@ from math import inf
 from autoscale.replay.fleet import Unit
 from autoscale.replay.kind import Kind
 from backends.capacity import work_s
+from backends.slo import Class
 from gateway.levels import Demand, Level, levels, too_far
 from gateway.pools import within
 from gateway.queue.ledger import Candidate, Cost
@@ -24,6 +25,14 @@ class Keeping:
     def ask(self, class_name: str, work: float, now: float) -> None:
         """Take in a call's work in seconds of the first site's law."""
         self._demand[class_name].ask(work, now)
+
+    def asked_before(self, klass: Class, now: float) -> float:
+        """Give the work per second that classes ask for that go before this one."""
+        return sum(
+            self._demand[name].now(now)
+            for name, each in self._kind.classes.items()
+            if each.rank < klass.rank
+        )
 
     def look(self, units: Sequence[Unit], held: Callable[[str], Cost], now: float) -> bool:
         """Choose anew; whether anything has changed."""

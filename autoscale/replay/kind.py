@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoscale.capacity import class_share
-from backends.capacity import Mix, StepLaw
+from backends.capacity import Mix, StepLaw, permitted_step_s
 from backends.hardware import Profile
 from backends.simulated.sequences import EngineLimits
 from backends.slo import Class, Targets
@@ -63,3 +63,16 @@ class Kind:
             int(0.95 * self.profile.kv_tokens),
             prefill_bound(speed, targets),
         )
+
+
+def chunk_within(law: StepLaw, targets: Targets, *, most: int) -> int:
+    """Give the prefill tokens that a step may take for its length to stay within a class's limit.
+
+    `(permitted step - c0) / c_pre`, at most `most` and at least one: the knob that an operator sets
+    for the tightest class that a replica serves. With more, a call of few tokens that meets two or
+    three steps full of prompts has missed its time per token. 767 on an MI355X for Llama-2-70B's
+    interactive class (40 ms); MLPerf's calibration has 512 to 768.
+    """
+    if targets.tpot_s is None:
+        return most
+    return max(1, min(most, int((permitted_step_s(targets) - law.c0_s) / law.prefill_token_s)))

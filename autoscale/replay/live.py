@@ -9,6 +9,7 @@ from backends.capacity import Mix
 from backends.simulated.sequences import Finish
 from backends.simulated.sequences import Sequence as EngineSequence
 from backends.slo import Class, Targets
+from gateway.estimates import Size
 from gateway.queue.ledger import Ask, Cost
 from gateway.routing.router import Choice
 
@@ -29,6 +30,7 @@ class Live:
     due: float
     offered_at: float
     is_late: bool = False
+    is_reachable: bool = True
     predicted_s: float = 0.0
     granted_at: float = 0.0
     rtt_s: float = 0.0
@@ -37,6 +39,11 @@ class Live:
     def mix(self) -> Mix:
         """Its tokens."""
         return mix_of(self.arrival)
+
+    @property
+    def size(self) -> Size:
+        """Its tokens as routing takes them."""
+        return Size(self.mix.input_tokens, self.mix.output_tokens)
 
     def late(self, served_as: Class, lease_id: str) -> "Live":
         """Give the call as it is served although its first token will be late."""

@@ -140,7 +140,7 @@ class _World:
             offered=offered,
             missed=offered * self._missed_share(),
             waiting_s=self._calls.backlog_s / max(self._calls.does_per_s.values()),
-            oldest_wait_s=0.0,
+            oldest_wait_s=self._calls.oldest_wait_s(at),
             last_call_at=at,
             cold_start_s=self._cold_start_s,
         )

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +37,17 @@ def test_calls_that_wait_are_answered_at_once() -> None:
     assert done.start == 10  # the level, and what waits spread over a cold start
 
 
+def test_calls_that_wait_though_there_should_be_enough_keep_what_there_is_and_ask_for_mo() -> None:
+    """The law may be wrong, or classes may not share as it says: a queue that stands tells."""
+    waits: dict[str, Any] = {"waiting_s": 120.0, "oldest_wait_s": 60.0}
+    done = after(10, 6.0, seconds=3600, **waits)
+    assert (done.start, done.target, done.guard) == (1, 11, Guard.BACKLOG)
+    assert done.at > 60.0  # what waits for a moment is not worth a start
+    kept = after(10, 6.0, seconds=3600, waiting_s=1.0, oldest_wait_s=2.0)
+    assert not kept.drain
+    assert after(10, 6.0, seconds=3600).drain
+
+
 def test_pending_starts_count() -> None:
     done = after(10, 14.2, seconds=600, starting=(0.0,) * 5)
     assert not done.start
@@ -53,6 +66,16 @@ def test_what_the_next_cold_starts_need_is_kept() -> None:
     for now in range(0, 7200, 10):
         done, memory = plan(view(10, at=now), held, Policy(), memory, now=float(now))
         assert done.target == 10
+
+
+def test_nothing_is_taken_away_before_a_record_is_as_long_as_what_is_held_for() -> None:
+    memory, downs = Memory(), []
+    for now in range(0, 1200, 10):
+        done, memory = plan(view(10, at=now), forecast(3.0), Policy(), memory, now=float(now))
+        downs.append((now, done.drain, done.guard))
+    first = next(now for now, drain, _ in downs if drain)
+    assert first >= 600  # two and a half starts of 240 s
+    assert Guard.RECORD in {guard for now, _, guard in downs if now < first}
 
 
 def test_one_step_down_is_bounded() -> None:

@@ -111,7 +111,7 @@ def test_a_unit_that_cannot_be_placed_does_not_freeze_scale_in() -> None:
     pool = _pool(**{f"r{i}": HealthState.READY for i in range(10)})
     stand = standing(units, pool, now=10_000.0, cold_start_s=240.0)
     assert stand.starting == (stuck,)
-    memory = Memory(excess=1e6)
+    memory = Memory(excess=1e6, seen_s=3600.0)
     seen = view(len(stand.serving), starting=(stuck.asked_at,))
     done, _ = plan(seen, forecast(3.0), Policy(), memory, now=10_000.0)
     assert done.drain > 0

@@ -10,7 +10,8 @@ from autoscale.baselines import StaticPeak
 from autoscale.demand import TICK_S, from_arrivals
 from autoscale.fluid import World
 from autoscale.fluid import replay as fluid
-from autoscale.replay.kind import Kind
+from autoscale.replay.keeping import Keeping
+from autoscale.replay.kind import Kind, chunk_within
 from autoscale.replay.world import replay
 from autoscale.traces import Arrival
 from backends.capacity import Mix, StepLaw
@@ -93,3 +94,21 @@ def test_a_late_call_is_refused_once_its_patience_ends() -> None:
     assert tally.late > 0
     assert tally.refused > 0
     assert tally.late + tally.refused + tally.kept <= tally.offered
+
+
+def test_what_goes_first_is_not_counted_on_by_those_that_follow() -> None:
+    kind = _kind()
+    keeping = Keeping(kind)
+    keeping.ask("interactive", 8.0, 1.0)
+    keeping.ask("offline", 80.0, 1.0)
+    asked = {name: keeping.asked_before(each, 1.0) for name, each in kind.classes.items()}
+    # 8 s of work over a memory of 8 s
+    assert asked == {"interactive": 0.0, "server": 1.0, "offline": 1.0}
+
+
+def test_a_step_full_of_prompts_stays_within_the_permitted_step() -> None:
+    kind = profile("llama2-70b", "mi355x")
+    classes = {each.name: each.targets("llama2-70b") for each in MLPERF_CLASSES}
+    chunks = {name: chunk_within(kind.law, each, most=4096) for name, each in classes.items()}
+    assert chunks == {"interactive": 767, "server": 4096, "offline": 4096}
+    assert kind.law.step_s(0.0, 767.0, 0.0) <= 0.85 * 0.04 < kind.law.step_s(0.0, 769.0, 0.0)

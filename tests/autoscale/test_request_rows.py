@@ -38,6 +38,16 @@ def test_a_row_tells_every_class_and_its_cost(tmp_path: Path, row: str, trace: s
     assert f"| {row} | balanced, 30 s |" in table([found])
 
 
+def test_a_fixed_number_is_there_from_the_beginning(tmp_path: Path) -> None:
+    _trace(tmp_path, "azure_code.csv")
+    found = run("s6", tmp_path, "static:30", 240.0, seconds=60.0).found
+    assert found.actions == 0
+    assert found.most_by_site == {"here": 30}
+    assert found.classes["interactive"].attainment > 0.99
+    begun = run("s6", tmp_path, "static:30", 240.0, seconds=60.0, units=1).found
+    assert begun.actions == 1  # the others start at the first tick
+
+
 def test_a_row_without_its_trace_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadTrace, match="azure"):
         run("s6", tmp_path, "balanced", 30.0, seconds=60.0)
