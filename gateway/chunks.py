@@ -49,7 +49,7 @@ class Way(Struct):
     end: bytes = b""
 
     def look(self, piece: bytes, data: bytes) -> None:
-        """Learn from bytes that were decoded; `piece` is the last one of the body in them.
+        """Learn from bytes that were decoded; `piece` is the last one of the body in them, or b"".
 
         Where they end with that piece and a line break, the next byte is the first of a chunk.
         """

@@ -19,6 +19,7 @@ from gateway.exchange import Exchange, Head, UpstreamLost
 MAX_HEAD_BYTES = 64 * 1024
 MOST_AT_ONCE = 64  # idle connections closed in one turn of the loop: streams do not wait
 PAUSE_S = 0.01
+NOTHING = (b"", b"")
 
 
 class Connection(asyncio.Protocol):
@@ -34,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
+        self._last = NOTHING  # a piece of a body and the bytes it was in, until its way is known
         self._head_bytes = 0
         self._complete = False
         self._keeps_alive = False
@@ -61,7 +63,9 @@ class Connection(asyncio.Protocol):
         """Let plain chunks go this way; None: no more of them, also of those that have come."""
         if self._way is not None:
             self._way.end = b""
-        self._way = way
+        if way is not None:
+            way.look(*self._last)
+        self._way, self._last = way, NOTHING
 
     def pause(self) -> None:
         """Stop reading."""
@@ -108,12 +112,15 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             return self.close(f"the replica's answer is not HTTP: {error}")
+        body = b""
         if pieces := self._body:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             exchange.deliver(body)
-            if self._way is not None:
-                self._way.look(body, data)
+        if self._way is not None:
+            self._way.look(body, data)
+        else:
+            self._last = body, data
         if self._complete and self._exchange is exchange:
             self._finish(exchange)
         elif self._head_bytes > MAX_HEAD_BYTES and not exchange.head.done():

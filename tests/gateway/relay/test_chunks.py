@@ -218,6 +218,24 @@ def test_streams_that_share_turns_each_arrive_whole_and_in_order(
     asyncio.run(check())
 
 
+async def test_the_size_of_a_chunk_may_come_in_two_pieces() -> None:
+    """What follows the first one looks like a whole chunk here, and is the inside of one."""
+    relayed = Relayed(Chunks())
+    await relayed.open()
+    text = frame("a" * 200)
+    inner = as_chunk(text)
+    rest = b": ".ljust(0x1000 - 4, b"y") + b"\n\n"
+    wire = b"1" + inner + rest + b"\r\n" + as_chunk(DONE) + as_chunk(b"")
+    assert chunks_in(b"1" + inner + rest + b"\r\n")
+    assert are_plain(inner, END)
+    for piece in (wire[:1], inner, wire[1 + len(inner) :]):
+        relayed.connection.data_received(piece)
+        await asyncio.sleep(0)
+    await relayed.stream.done
+    assert relayed.told() == frame("first") + text + b"\r\n" + rest + DONE
+    relayed.stream.stop()
+
+
 async def test_plain_chunks_keep_the_form_they_have_on_the_wire() -> None:
     relayed = Relayed(Chunks())
     await relayed.open()
