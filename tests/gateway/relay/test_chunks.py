@@ -64,6 +64,7 @@ OTHERS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(parts=st.lists(PLAIN | OTHERS, min_size=1, max_size=5), cut=st.integers(0, 400))
 def test_what_passes_unread_is_whole_plain_chunks(parts: list[bytes], cut: int) -> None:
     for wire in (b"".join(parts), b"".join(parts)[cut:]):
@@ -73,6 +74,7 @@ def test_what_passes_unread_is_whole_plain_chunks(parts: list[bytes], cut: int) 
             assert all(each.endswith(TAIL) and each.count(b"\n\n") == 1 for each in found)
 
 
+@settings(deadline=None)
 @given(parts=st.lists(PLAIN, min_size=1, max_size=5))
 def test_plain_chunks_pass_unread_however_many_come_at_once(parts: list[bytes]) -> None:
     assert are_plain(b"".join(parts), END)
