@@ -140,7 +140,6 @@ class Receipt(Struct):
     last_byte: float | None = None
     usage: Usage | None = None
     finish_reasons: tuple[str, ...] = ()
-    chunks: int = 0
     on_first_byte: Callable[[], None] | None = None
 
     @property

@@ -58,7 +58,11 @@ class DirectSink:
     def feed_from(self, flow: Flow | None) -> None:
         """Name the source to hold back when the transport's buffer is full."""
         self._connection.flow_source = flow
-        if flow is not None and self._connection.flow.write_paused:
+        if flow is None:
+            return
+        if self._is_chunked:
+            flow.outlet = self._transport
+        if self._connection.flow.write_paused:
             flow.pause_reading()
 
     def write(self, data: bytes) -> None:

@@ -6,9 +6,17 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from gateway.call import Receipt
+from gateway.chunks import Source, Way
+from gateway.wire.dialect import StreamEditor
 
-class Carrier(Protocol):
+
+class Carrier(Source, Protocol):
     """The connection that an exchange is on."""
+
+    def lead(self, way: Way | None) -> None:
+        """Let plain chunks go this way; None: none of them any more."""
+        ...
 
     def pause(self) -> None:
         """Take no more bytes."""
@@ -55,7 +63,16 @@ class Exchange:
     six times as much.
     """
 
-    __slots__ = ("_connection", "_kept", "_on_data", "_timer", "done", "head", "is_paused")
+    __slots__ = (
+        "_connection",
+        "_kept",
+        "_on_data",
+        "_timer",
+        "done",
+        "head",
+        "is_paused",
+        "outlet",
+    )
 
     def __init__(self, connection: Carrier, loop: asyncio.AbstractEventLoop) -> None:
         self._connection: Carrier | None = connection
@@ -63,6 +80,7 @@ class Exchange:
         self._on_data: Callable[[bytes], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.is_paused = False
+        self.outlet: asyncio.WriteTransport | None = None
         self.head: asyncio.Future[Head] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
 
@@ -88,6 +106,16 @@ class Exchange:
         kept, self._kept = self._kept, []
         if kept:
             on_data(b"".join(kept))
+
+    def lead(self, editor: StreamEditor, receipt: Receipt) -> None:
+        """Let plain chunks go straight to the outlet, past `on_data`, where there is one."""
+        if self._connection is not None and self.outlet is not None:
+            self._connection.lead(Way(self._connection, self.outlet.write, editor, receipt))
+
+    def stop_leading(self) -> None:
+        """Let all that comes from now on go to `on_data` again."""
+        if self._connection is not None:
+            self._connection.lead(None)
 
     async def read(self, at_most_bytes: int) -> bytes:
         """Give the whole body; raises UpstreamLost if it breaks off or is larger."""

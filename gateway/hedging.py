@@ -174,4 +174,3 @@ def _adopt(receipt: Receipt, winner: Receipt) -> None:
         "finish_reasons",
     ):
         setattr(receipt, name, getattr(winner, name))
-    receipt.chunks = winner.chunks

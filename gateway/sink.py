@@ -11,7 +11,13 @@ HIGH_WATER_BYTES = 256 * 1024
 
 
 class Flow(Protocol):
-    """A source that can be held back."""
+    """A source that can be held back.
+
+    `outlet` is where its chunks may be written as they are on the wire, which the sink names; None:
+    nowhere.
+    """
+
+    outlet: asyncio.WriteTransport | None
 
     def pause_reading(self) -> None:
         """Stop taking bytes from the source's socket."""

@@ -49,6 +49,8 @@ class Stream:
         self._is_open = True
         self.exchange.attach(self._pass)
         self._flush()
+        if not self._coalesce_s:
+            self.exchange.lead(self.editor, self._receipt)
         self._watch()
 
     def stop(self) -> None:
@@ -56,6 +58,7 @@ class Stream:
         if self._is_open:
             self._flush()
         self._is_open = False
+        self.exchange.stop_leading()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -73,7 +76,6 @@ class Stream:
         """Take a piece: all that happens to a chunk happens here."""
         receipt = self._receipt
         receipt.last_byte = self._loop.time()
-        receipt.chunks += 1
         try:
             out = self.editor.feed(data)
         except EngineSaidNo as no:

@@ -13,23 +13,29 @@ from urllib.parse import urlsplit
 import httptools
 
 from backends.fleet import Replica
+from gateway.chunks import NOTABLE, Chunks, Way
 from gateway.exchange import Exchange, Head, UpstreamLost
 
 MAX_HEAD_BYTES = 64 * 1024
 MOST_AT_ONCE = 64  # idle connections closed in one turn of the loop: streams do not wait
 PAUSE_S = 0.01
+NOTHING = (b"", b"")
 
 
 class Connection(asyncio.Protocol):
     """One socket to a replica."""
 
-    def __init__(self, pool: "OriginPool") -> None:
+    def __init__(self, pool: "OriginPool", chunks: Chunks) -> None:
         self._pool = pool
+        self._chunks = chunks
+        self._came = chunks.came
+        self._way: Way | None = None
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
+        self._last = NOTHING  # a piece of a body and the bytes it was in, until its way is known
         self._head_bytes = 0
         self._complete = False
         self._keeps_alive = False
@@ -52,6 +58,14 @@ class Connection(asyncio.Protocol):
         self._headers, self._head_bytes, self._complete = {}, 0, False
         self._transport.writelines((head, body))  # one system call, and no copy of a long body
         return exchange
+
+    def lead(self, way: Way | None) -> None:
+        """Let plain chunks go this way; None: no more of them, also of those that have come."""
+        if self._way is not None:
+            self._way.end = b""
+        if way is not None:
+            way.look(*self._last)
+        self._way, self._last = way, NOTHING
 
     def pause(self) -> None:
         """Stop reading."""
@@ -78,6 +92,17 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Asyncio: bytes have come."""
+        way = self._way
+        if way is None:
+            self.take(data)
+            return
+        came = self._came
+        came.append((way, data))
+        if len(came) in NOTABLE:
+            self._chunks.note(self.loop)
+
+    def take(self, data: bytes) -> None:
+        """Decode bytes and deliver what is in them."""
         exchange = self._exchange
         if exchange is None:
             return self.close("bytes that nobody asked for")
@@ -87,10 +112,15 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             return self.close(f"the replica's answer is not HTTP: {error}")
+        body = b""
         if pieces := self._body:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             exchange.deliver(body)
+        if self._way is not None:
+            self._way.look(body, data)
+        else:
+            self._last = body, data
         if self._complete and self._exchange is exchange:
             self._finish(exchange)
         elif self._head_bytes > MAX_HEAD_BYTES and not exchange.head.done():
@@ -99,16 +129,19 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Asyncio: the replica sends no more; that ends a body without a length."""
+        self._chunks.pass_on(self.loop)
         exchange = self._exchange
         if exchange is not None and exchange.head.done() and not exchange.head.exception():
             headers = exchange.head.result().headers
             if b"content-length" not in headers and b"transfer-encoding" not in headers:
                 self._exchange = None
+                self.lead(None)
                 exchange.end()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio: the socket is closed."""
+        self._chunks.pass_on(self.loop)
         if exc is not None:
             self._why = f"the connection to the replica broke: {type(exc).__name__}"
         self._lose()
@@ -139,8 +172,15 @@ class Connection(asyncio.Protocol):
             self._complete = True
             self._keeps_alive = self._parser.should_keep_alive()  # known in this callback only
 
+    def fail(self, error: Exception) -> None:
+        """End the connection because of a bug of ours."""
+        told = {"message": "a chunk could not be passed on", "exception": error, "protocol": self}
+        self.loop.call_exception_handler(told)
+        self.close(f"a chunk could not be passed on: {type(error).__name__}")
+
     def _finish(self, exchange: Exchange) -> None:
         self._exchange = None
+        self.lead(None)
         self.resume()
         if self._keeps_alive and self.is_open:
             self._reused = True
@@ -151,6 +191,7 @@ class Connection(asyncio.Protocol):
 
     def _lose(self) -> None:
         self._transport = None
+        self.lead(None)
         self._parser = None  # type: ignore[assignment]  # never fed again; it refers to this
         self._pool.forget(self)
         exchange, self._exchange = self._exchange, None
@@ -161,7 +202,8 @@ class Connection(asyncio.Protocol):
 class OriginPool:
     """The connections to one replica. Idle ones are closed before the replica would do so."""
 
-    def __init__(self, url: str, *, idle_s: float, at_most: int) -> None:
+    def __init__(self, url: str, chunks: Chunks, *, idle_s: float, at_most: int) -> None:
+        self._chunks = chunks
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -234,7 +276,7 @@ class OriginPool:
         try:
             async with asyncio.timeout(connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self), self._host, self._port, ssl=self._tls
+                    lambda: Connection(self, self._chunks), self._host, self._port, ssl=self._tls
                 )
         except OSError as error:
             raise UpstreamLost(f"no connection to the replica: {type(error).__name__}") from error
@@ -258,12 +300,13 @@ class Upstreams:
         self._idle_s = idle_s
         self._at_most = at_most
         self._pools: dict[str, OriginPool] = {}
+        self._chunks = Chunks()
 
     def of(self, replica: Replica) -> OriginPool:
         """The pool of a replica, made when first asked for."""
         pool = self._pools.get(replica.url)
         if pool is None:
-            pool = OriginPool(replica.url, idle_s=self._idle_s, at_most=self._at_most)
+            pool = OriginPool(replica.url, self._chunks, idle_s=self._idle_s, at_most=self._at_most)
             self._pools[replica.url] = pool
         return pool
 

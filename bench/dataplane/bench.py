@@ -4,7 +4,8 @@ The upstream and the load generator run on one CPU, the gateway's processes on a
 
 - unary: open loop, 300 calls a second.
 - streams: open loop, 150 streams a second of 4 chunks, then 32 of 200 chunks at 100 chunks a
-  second each. Two equations give CPU per stream and per chunk.
+  second each. Two equations give CPU per stream and per chunk; what a call costs more where calls
+  are rare counts as its chunks'. So also 64 open streams, none of which begins or ends.
 - saturated: closed loop; 64 unary calls in flight, then 256 streams at rising rates.
 - memory: idle, and with 1,000 and 5,000 open streams.
 - soak: streams of 1,000 chunks, each compared, until so many have gone through, or for so long.
@@ -178,7 +179,15 @@ class Run:
                 stream_us=(us1 * k2 - us2 * k1) / determinant,
                 chunk_us=(n1 * us2 - n2 * us1) / determinant,
             )
+        alone = self._load(
+            "open",
+            Load(
+                mode="closed", callers=64, checked=False, chunks=LONG, warm_s=1.0, for_s=self.for_s
+            ),
+        )
+        time.sleep(0.5)
         self._note(
+            open_chunk_us=self._us(alone) / max(1, alone.of("chunks")),
             ttft_p50_us=short.of("ttft_p50"),
             ttft_p99_us=short.of("ttft_p99"),
             delay_p50_us=long.of("delay_p50"),

@@ -17,6 +17,7 @@ COLUMNS: Mapping[str, tuple[str, float]] = {
     "saturated_unary_us": ("same, saturated", 1),
     "stream_us": ("CPU µs/stream", 1),
     "chunk_us": ("CPU µs/chunk", 1),
+    "open_chunk_us": ("same, no stream begins", 1),
     "saturated_chunk_us_at_25600": ("at 25,600/s", 1),
     "saturated_chunk_us_at_51200": ("at 51,200/s", 1),
     "chunks_per_read_at_51200": ("chunks per read then", 1),

@@ -32,6 +32,14 @@ class StreamEditor(Protocol):
     usage: Usage | None
     finish_reasons: tuple[str, ...]
 
+    @property
+    def plain_end(self) -> bytes:
+        """How frames end that need not be fed: they go to the caller as they are; b"": none do.
+
+        It changes only when something is fed.
+        """
+        ...
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they come, give whole frames for the caller (may be empty).
 

@@ -153,6 +153,13 @@ class OpenAIStream:
             return b""
         return b"".join(self._frame(frame) for frame in split(block))
 
+    @property
+    def plain_end(self) -> bytes:
+        """How frames end that go on as they are; b"" where all change, or one is incomplete."""
+        if self._prefix or self._frames.partial:
+            return b""
+        return self._tail if not self._wants_usage or b'"usage"' in self._tail else b""
+
     async def close(self) -> bytes:
         """Nothing is left to say: the engine's own [DONE] has gone out."""
         return b""
@@ -238,6 +245,8 @@ def _is_greeting(choices: Any) -> bool:
 
 class VerbatimStream:
     """The editor for streams of other APIs: every byte goes on; an error frame first is told."""
+
+    plain_end = b""
 
     def __init__(self, failure: Callable[[GatewayError], bytes] = error_frame) -> None:
         self.started = False

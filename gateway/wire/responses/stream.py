@@ -30,6 +30,8 @@ class ResponsesStream:
     its events are kept; who follows them is told `[DONE]` by `api/responses_follow`.
     """
 
+    plain_end = b""  # every frame is reworded
+
     def __init__(
         self,
         document: Document,
