@@ -64,7 +64,7 @@ class Policy:
 # Tuned on weeks in which each tenant's days of the development traces were changed at random (see
 # docs/autoscaling.md).
 PRESETS: Mapping[str, Policy] = {
-    "saving": Policy(attainment=0.99, price=12.0),
+    "saving": Policy(attainment=0.99, price=14.0),
     "balanced": Policy(),
     "careful": Policy(attainment=0.999, price=40.0),
 }

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from autoscale.plan import Memory, plan
 from autoscale.policy import BadPolicy, Policy, from_mapping
 from autoscale.restraint import faded, regret, restraint
+from autoscale.scaler import start_learnt
 from tests.autoscale.making import forecast, view
 
 
@@ -86,3 +87,13 @@ def test_what_is_left_over_lowers_the_price_faster_than_what_is_spent_raises_it(
 def test_a_policy_may_not_ask_for_fewer_than_no_actions() -> None:
     with pytest.raises(BadPolicy, match="actions_per_day"):
         from_mapping({"actions_per_day": -1.0})
+
+
+def test_a_wrong_guess_of_a_start_goes_soon_and_single_starts_hardly_count_later() -> None:
+    known = 240.0
+    for seen in range(4):
+        known = start_learnt(known, 10.0, seen)
+    assert known < 60.0
+    for seen in range(4, 200):
+        known = start_learnt(known, 10.0, seen)
+    assert start_learnt(known, 30.0, 200) - known == pytest.approx(1.0, abs=0.1)
