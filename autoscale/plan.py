@@ -124,7 +124,10 @@ def plan(
     lacks = 0.0
     if wanted > have:  # units that stand by are to do no work
         spare = policy.spare_units
-        lacks = memory.shortage + regret(forecast, price, have - spare, wanted - spare) * elapsed
+        lacking = regret(forecast, price, have - spare, wanted - spare)
+        if guard is Guard.BACKLOG:  # of which the forecast knows nothing
+            lacking = max(lacking, wanted - have)
+        lacks = memory.shortage + lacking * elapsed
     excess = have - held
     memory = replace(
         memory,

@@ -54,7 +54,7 @@ def test_actions_grow_dearer_with_those_of_the_last_day() -> None:
 
 def test_a_fleet_that_has_acted_often_waits_longer_before_it_takes_units_away() -> None:
     def waits(actions: float) -> int:
-        memory, now = Memory(actions=actions), 0
+        memory, now = Memory(actions=actions, offered=1.0, seen_s=7200.0), 0
         while True:
             done, memory = plan(view(10, at=now), forecast(6.0), Policy(), memory, now=float(now))
             if done.acts:
