@@ -13,6 +13,7 @@ import numpy as np
 
 from autoscale.demand import DemandSeries
 from autoscale.plan import PoolView
+from autoscale.scaler import start_learnt
 from autoscale.traces import Floats
 
 _LEARNING_S = 600.0
@@ -136,6 +137,7 @@ class _Run:
         self._stale_view: PoolView | None = None
         self._stale_row: Floats | None = None
         self._cold_s = world.cold_start_s
+        self._started = 0
         self.known_speed = 1.0
 
     def seen_rows(self) -> Floats:
@@ -227,7 +229,9 @@ class _Run:
                 if ready_at <= now:
                     self._speeds.append(speed)
                     self._speed += speed
-                    self._cold_s += 0.2 * (ready_at - asked_at - self._cold_s)
+                    took_s = ready_at - asked_at
+                    self._cold_s = start_learnt(self._cold_s, took_s, self._started)
+                    self._started += 1
             self._starting = [each for each in self._starting if each[0] > now]
         while self._draining and self._draining[0][0] <= now:
             self._draining.popleft()

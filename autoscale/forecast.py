@@ -92,6 +92,24 @@ class Forecast:
         """Give the quantile of the peak within two and a half cold starts."""
         return _interpolated(self.hold_quantiles, self.hold, 1.0 - quantile)
 
+    def work_between(self, low: float, high: float) -> float:
+        """Give the work per second expected one cold start ahead between two levels: what units
+        from `low` to `high` would do. The chance to exceed a level falls evenly from one quantile
+        to the next, from 1 at no work to the last quantile's, and is 0 beyond.
+        """
+        done, before, chance = 0.0, 0.0, 1.0
+        for quantile, value in zip(self.quantiles, self.up, strict=True):
+            here = min((1.0 - quantile) * 10.0**self.shift, chance)
+            if value > before:
+                start, end = max(low, before), min(high, value)
+                if end > start:
+                    middle = (start + end) / 2.0
+                    share = (middle - before) / (value - before)
+                    done += (end - start) * (chance + share * (here - chance))
+                before = value
+            chance = here
+        return done
+
 
 class Forecaster:
     """The running forecast of one pool's work: `update` once per tick, instants as arguments.

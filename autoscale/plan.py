@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from autoscale.forecast import Forecast
 from autoscale.policy import Policy
+from autoscale.restraint import faded, regret, restraint
 
 # What is held is the peak of so many cold starts: a record must be as long to tell of one.
 PEAK_STARTS = 2.5
@@ -66,7 +67,11 @@ class PoolView:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a decision must know of those before it: all that `plan` keeps."""
+    """What a decision must know of those before it: all that `plan` keeps.
+
+    `shortage` is what it was expected to cost until now, in unit-seconds; `actions` counts those of
+    about a day (None: nothing is known, as many as the policy allows are assumed).
+    """
 
     shortage: float = 0.0
     excess: float = 0.0
@@ -75,6 +80,7 @@ class Memory:
     seen_s: float = 0.0
     at: float | None = None
     acted_at: float | None = None
+    actions: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +121,19 @@ def plan(
     pending, given_up = _pending(view, policy, now)
     have = view.ready + pending
     wanted, held, guard = _wanted(view, forecast, policy, quantile, now)
-    shortage, excess = wanted - have, have - held
+    lacks = 0.0
+    if wanted > have:  # units that stand by are to do no work
+        spare = policy.spare_units
+        lacking = regret(forecast, price, have - spare, wanted - spare)
+        if guard is Guard.BACKLOG:  # of which the forecast knows nothing
+            lacking = max(lacking, wanted - have)
+        lacks = memory.shortage + lacking * elapsed
+    excess = have - held
     memory = replace(
         memory,
-        shortage=memory.shortage + shortage * elapsed if shortage > 0.0 else 0.0,
+        shortage=lacks,
         excess=memory.excess + excess * elapsed if excess > 0.5 else 0.0,
+        actions=faded(_actions(memory, policy), elapsed),
     )
     target, guard = _target(view, policy, memory, have, wanted, held, guard)
     done = Plan(
@@ -137,7 +151,8 @@ def plan(
         spent=spent,
     )
     if target != have:
-        memory = replace(memory, shortage=0.0, excess=0.0, acted_at=now)
+        actions = _actions(memory, policy) + 1.0
+        memory = replace(memory, shortage=0.0, excess=0.0, acted_at=now, actions=actions)
     return done, replace(memory, at=now)
 
 
@@ -187,9 +202,10 @@ def _target(
     guard: Guard,
 ) -> tuple[int, Guard]:
     """Say whether to act now, and how far."""
+    size = have * restraint(_actions(memory, policy), policy.actions_per_day)
     if wanted > have:
         urgent = guard in {Guard.QUEUE, Guard.WAKE, Guard.FLOOR, Guard.DEADLINE}
-        if urgent or memory.shortage > policy.up_area_s * have:
+        if urgent or memory.shortage > policy.up_area_s * size:
             return math.ceil(wanted - 1e-9), guard
         return have, Guard.STEADY
     if have > policy.most:  # a budget that was lowered
@@ -198,7 +214,7 @@ def _target(
         return have, Guard.BLIND
     if guard is Guard.IDLE:
         return 0, Guard.IDLE
-    if memory.excess > policy.down_area_s * have:
+    if memory.excess > policy.down_area_s * size:
         lowest = have - max(1, math.floor(policy.most_step_down * have))
         kept = math.ceil(held - 1e-9)
         target = min(max(kept, lowest), have)
@@ -207,6 +223,10 @@ def _target(
         bound = Guard.STEP if lowest > kept else Guard.HOLD if held > wanted else guard
         return target, bound
     return have, Guard.STEADY
+
+
+def _actions(memory: Memory, policy: Policy) -> float:
+    return policy.actions_per_day if memory.actions is None else memory.actions
 
 
 def _spend(view: PoolView, memory: Memory, elapsed: float, policy: Policy) -> Memory:
@@ -230,5 +250,6 @@ def _spent(memory: Memory, policy: Policy) -> float:
 
 
 def _price(spent: float, policy: Policy) -> float:
-    scaled: float = policy.price * 10.0 ** min(max(policy.price_gain * spent, -3.0), 3.0)
+    gain = policy.price_gain if spent > 0.0 else policy.price_fall
+    scaled: float = policy.price * 10.0 ** min(max(gain * spent, -3.0), 3.0)
     return min(max(scaled, policy.least_price), policy.most_price)

@@ -117,6 +117,7 @@ def sooner(policy: Policy, lead_s: float, cold_start_s: float) -> Policy:
         policy,
         up_area_s=policy.up_area_s * ratio,
         down_area_s=policy.down_area_s * ratio * _SWAPPED_BACK,
+        actions_per_day=policy.actions_per_day / ratio,
         most_step_down=1.0,
         spare_units=0,
     )

@@ -11,7 +11,7 @@ from autoscale.lives import Lives
 from autoscale.mixing import Lately, Mixed
 from autoscale.observe import Standing, TenantSlots
 from autoscale.places import Place
-from autoscale.scaler import PoolScaler
+from autoscale.scaler import PoolScaler, start_learnt
 from autoscale.stock import Stock
 from backends import fleet as fleets
 from backends.capacity import StepLaw
@@ -28,13 +28,15 @@ class WatchedKind:
     loads: dict[str, Load] = field(default_factory=dict)
     served_at: dict[str, float] = field(default_factory=dict)
     lives: Lives = field(default_factory=Lives)
+    starts_seen: int = 0
     least_start_s: float = 0.0  # what took less was a swap, and says nothing of a cold start
     units: tuple[Unit, ...] = ()
 
     def learn_start(self, start_s: float) -> None:
         """Take in how long a start took."""
         if self.least_start_s < start_s < 10 * self.cold_start_s:
-            self.cold_start_s += 0.3 * (start_s - self.cold_start_s)
+            self.cold_start_s = start_learnt(self.cold_start_s, start_s, self.starts_seen)
+            self.starts_seen += 1
 
     def learn_law(self, standings: Sequence[fleets.Standing], law: StepLaw, now: float) -> None:
         """Take in what its routable replicas report of their speed."""

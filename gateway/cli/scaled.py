@@ -23,7 +23,7 @@ LOAD_S = 10.0  # a simulated replica's, as if it had weights to load
 MOST = 8
 # The policy's areas are made for ticks of 10 s and starts of minutes; here starts take seconds.
 _TICK_S = 1.0
-_QUICK = Policy(up_area_s=0.3, down_area_s=15.0, idle_s=60.0)
+_QUICK = Policy(up_area_s=0.3, down_area_s=15.0, actions_per_day=0.0, idle_s=60.0)
 
 
 def fleet_of(path: Path | None, wanted: Wanted) -> FleetConfig:

@@ -100,7 +100,8 @@ def test_a_short_recording_is_replayed_call_by_call(tmp_path: Path, form: str) -
 def test_a_long_recording_is_replayed_as_a_fluid(tmp_path: Path, form: str) -> None:
     found = _replayed(tmp_path, form, "--level", "fluid")
     assert found["level"] == "fluid"
-    assert found["attainment"] >= found["worst_ten_minutes"] > 0.0
+    # It is a single window, which is told with fewer digits.
+    assert round(found["attainment"], 4) >= found["worst_ten_minutes"] > 0.0
     assert found["over_oracle"] > 0.5
 
 
