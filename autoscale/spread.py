@@ -152,7 +152,7 @@ def _of_several(
 
 def _miss_price(plan: Plan) -> float:
     """Say what a start costs by the time that it takes: nothing, while it is ahead of the need."""
-    return plan.price if plan.guard in {Guard.QUEUE, Guard.WAKE} else 0.0
+    return plan.price if plan.guard in {Guard.QUEUE, Guard.BACKLOG, Guard.WAKE} else 0.0
 
 
 def _why(

@@ -44,6 +44,7 @@ class GatewayProtocol(HttpToolsProtocol):
     _is_refused = False  # what still comes is not read
     _answering: RequestResponseCycle | None = None
     _asks_to_upgrade = False
+    _leaves = False  # the next answer is the last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Asyncio: a caller has connected."""
@@ -142,8 +143,16 @@ class GatewayProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Uvicorn: it is this request's turn."""
         self._answering = cycle
+        if self._leaves:
+            cycle.keep_alive = False
         cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle)}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
+
+    def leave(self) -> None:
+        """Close after the next answer, or the one that is being given."""
+        self._leaves = True
+        if self._answering is not None:
+            self._answering.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """Uvicorn: the bytes are not HTTP."""

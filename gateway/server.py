@@ -30,7 +30,7 @@ from gateway.control import WorkerEnd
 from gateway.listeners import Bound, Listeners, bound_to, listeners_of
 from gateway.middleware import Forwarded, open_to_pages
 from gateway.process import allow_open_files, signals_end, spare_the_collector
-from gateway.protocol import protocol_class
+from gateway.protocol import GatewayProtocol, protocol_class
 from gateway.reload import Reloader, server_context
 from gateway.services import Services
 from gateway.settings import Settings
@@ -38,6 +38,9 @@ from gateway.telemetry import set_up_logs
 
 BACKLOG = 2048
 READY_POLL_S = 0.05
+# A caller who has just sent a request on an idle connection would see it break. Meanwhile such a
+# request is answered: 503, and that the connection closes.
+LINGER_S = 0.5
 FIRST_LOOK_S = 3.0  # a probe that nobody answers takes 2
 
 
@@ -124,6 +127,9 @@ async def drain(services: Services, server: "_Server", within_s: float) -> None:
     log.info("draining", in_flight=services.lifecycle.in_flight, at_most_s=within_s)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
+            if server.server_state.connections:
+                await services.clock.sleep(LINGER_S)
+                server.close_idle()
             while services.lifecycle.in_flight or services.responses.running:
                 await services.clock.sleep(READY_POLL_S)
     log.info("drained", in_flight=services.lifecycle.in_flight)
@@ -173,9 +179,15 @@ class _Server(uvicorn.Server):
         yield
 
     def stop_listening(self) -> None:
-        """Take no new connection, and close those that wait for a request."""
+        """Take no new connection, and let each that is there have one more answer at most."""
         for server in self.servers:
             server.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, GatewayProtocol):
+                connection.leave()
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a request."""
         for connection in list(self.server_state.connections):
             connection.shutdown()
 

@@ -6,6 +6,7 @@ told that this gateway shuts down, goes to the other. Nothing that was answered 
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import sys
@@ -237,3 +238,26 @@ async def test_gateways_and_workers_are_replaced_and_nothing_fails(
     assert found["status"] == "completed"
     assert found["request_counts"] == {"total": ROWS, "completed": ROWS, "failed": 0}
     assert [await asyncio.to_thread(each.end) for each in (*gateways, *workers)] == [0] * 4
+
+
+async def test_a_caller_on_an_idle_connection_is_told_that_it_closes(site: Site) -> None:
+    """A request that crossed the close would be lost without a word."""
+    port = site.ports[0]
+    gateway = await asyncio.to_thread(site.gateway, port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def asked() -> bytes:
+        writer.write(b"GET /v1/models HTTP/1.1\r\nhost: g\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        await reader.readexactly(int(length))
+        return head
+
+    assert b"connection: close" not in await asked()
+    os.kill(gateway.pid, signal.SIGTERM)
+    async with asyncio.timeout(10):
+        while b"connection: close" not in await asked():
+            await asyncio.sleep(0.02)
+        assert await reader.read() == b""
+    writer.close()
+    assert await asyncio.to_thread(gateway.popen.wait, 20) == 0
