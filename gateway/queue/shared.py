@@ -5,6 +5,7 @@ many run there as the store counts, and it hears of the change with the next bat
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
 from typing import Protocol
@@ -22,6 +23,8 @@ from gateway.queue.peers import Peers
 from gateway.queue.spares import Spares, fits
 
 SPARE_S = 0.2  # a slot that no call takes over goes back after this, at once where somebody waits
+
+_log = logging.getLogger(__name__)
 
 
 class Calls(Protocol):
@@ -181,8 +184,9 @@ class Shared:
         if tells:
             try:
                 await self.send(Mode.QUIT, [])
-            except (BatchLost, RedisError, OSError, TimeoutError):
-                pass  # the others find out by themselves
+            except (BatchLost, RedisError, OSError, TimeoutError) as error:
+                # The others miss its beat, and take back what it held.
+                _log.info("the last word did not reach the store: %s", type(error).__name__)
 
     # see outbox.Correspondent
 
